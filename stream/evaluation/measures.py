@@ -102,10 +102,10 @@ class _RankingSums(NamedTuple):
 
 
 class RankingReader:
-    """Takes a ranking by falling score, piece by piece, in constant memory.
+    """Measures a ranking that is read in batches by falling score, in constant memory.
 
-    weights: float64[blocks, 1 + resamples], as `resample_weights` gives them. budgets: float64[budgets],
-    rising numbers of events at whose thresholds the budget curve is wanted.
+    weights: float64[blocks, 1 + resamples], from `resample_weights`. budgets: float64[budgets], rising
+    numbers of events, at which the budget curve has its points.
     """
 
     def __init__(self, totals: RankingTotals, weights: F64, budgets: F64 | None = None) -> None:
@@ -113,82 +113,83 @@ class RankingReader:
         self._honest = totals.honest @ weights
         self._frauds = totals.frauds.sum(axis=1) @ weights
         self._sums = _zero_sums(self._honest)
-        self._waiting: list[RankedRows] = []
+        self._unfinished: list[RankedRows] = []
         scenarios = totals.frauds.shape[1]
-        self._of_scenario = np.zeros(scenarios)
+        self._scenario_frauds = np.zeros(scenarios)
         self._scenario_auc, self._scenario_precision = np.zeros((2, scenarios))
-        self._so_far = np.zeros(3)
+        self._totals_so_far = np.zeros(3)
         self._by_recall: list[F64] = []
         self._recall_at = self._frauds[0] * np.arange(1, RECALL_STEPS + 1) / RECALL_STEPS
         self._budgets = np.zeros(0) if budgets is None else budgets
         self._by_budget = np.zeros((len(self._budgets), 4))
 
     def add(self, rows: RankedRows) -> None:
-        """Take the next rows; none of their scores lies above one taken before."""
+        """Add the next rows, with scores not above earlier ones."""
         if len(rows.score) == 0:
             return
-        self._waiting.append(rows)
+        self._unfinished.append(rows)
         lowest = rows.score[-1]
-        if self._waiting[0].score[0] > lowest:
-            joined = _joined(self._waiting)
-            # the lowest score may go on in the next rows: as a threshold it is one
-            whole = int(np.searchsorted(-joined.score, -lowest))
-            self._add_whole_scores(_slice(joined, 0, whole))
-            self._waiting = [_slice(joined, whole, len(joined.score))]
-        self._waiting = [_merged(self._waiting)]
+        if self._unfinished[0].score[0] > lowest:
+            joined = _concatenate(self._unfinished)
+            # the next rows may have the lowest score, too: it is one threshold
+            complete = int(np.searchsorted(-joined.score, -lowest))
+            self._add_complete_scores(_slice(joined, 0, complete))
+            self._unfinished = [_slice(joined, complete, len(joined.score))]
+        self._unfinished = [_merge(self._unfinished)]
 
     def finish(self) -> RankingMeasures:
-        """The measures of all that was taken."""
-        if self._waiting:
-            self._add_whole_scores(_joined(self._waiting))
+        """The measures of all rows."""
+        if self._unfinished:
+            self._add_complete_scores(_concatenate(self._unfinished))
         sums, honest, frauds = self._sums, self._honest, self._frauds
         by_recall = np.concatenate([np.zeros((0, 4)), *self._by_recall])
         return RankingMeasures(
             roc_auc=divide(sums.auc, honest * frauds),
             average_precision=divide(sums.precision, np.where(honest > 0, frauds, 0.0)),
             recall_at_false_positives=divide(sums.recalled, np.where(honest > 0, frauds, 0.0)),
-            scenario_auc=divide(self._scenario_auc, self._of_scenario * honest[0]),
-            scenario_precision=divide(self._scenario_precision, self._of_scenario),
+            scenario_auc=divide(self._scenario_auc, self._scenario_frauds * honest[0]),
+            scenario_precision=divide(self._scenario_precision, self._scenario_frauds),
             by_recall=Curve(*by_recall.T),
             by_budget=Curve(*self._by_budget.T),
         )
 
-    def _add_whole_scores(self, rows: RankedRows) -> None:
-        """Take rows that hold all of each of their scores."""
+    def _add_complete_scores(self, rows: RankedRows) -> None:
+        """Add rows of scores that no later row has."""
         ends = np.append(rows.score[1:] != rows.score[:-1], True)
         _add(rows, ends, self._weights, self._sums)
-        at = np.flatnonzero(ends)
+        thresholds = np.flatnonzero(ends)
         is_fraud = rows.scenario_index != HONEST
         columns = (rows.size, rows.size * is_fraud, rows.cents * is_fraud)
-        passed = np.stack([np.cumsum(column)[at] for column in columns]) + self._so_far[:, None]
-        points = np.column_stack([rows.score[at], *passed])
-        self._note_recall(points)
-        self._note_budgets(points)
-        self._note_scenarios(rows, at, passed[0] - passed[1])
-        self._so_far = passed[:, -1]
+        above = np.stack([np.cumsum(column)[thresholds] for column in columns])
+        above += self._totals_so_far[:, None]
+        points = np.column_stack([rows.score[thresholds], *above])
+        self._add_recall_points(points)
+        self._add_budget_points(points)
+        self._add_scenarios(rows, thresholds, above[0] - above[1])
+        self._totals_so_far = above[:, -1]
 
-    def _note_recall(self, points: F64) -> None:
+    def _add_recall_points(self, points: F64) -> None:
         reached = np.searchsorted(points[:, 2], self._recall_at)
-        inside = (self._recall_at > self._so_far[1]) & (reached < len(points))
+        inside = (self._recall_at > self._totals_so_far[1]) & (reached < len(points))
         self._by_recall.append(points[np.unique(reached[inside])])
 
-    def _note_budgets(self, points: F64) -> None:
+    def _add_budget_points(self, points: F64) -> None:
         within = np.searchsorted(points[:, 1], self._budgets, side="right") - 1
         self._by_budget[within >= 0] = points[within[within >= 0]]
 
-    def _note_scenarios(self, rows: RankedRows, at: I64, honest: F64) -> None:
-        """honest: float64[thresholds], so many at or above each."""
-        honest_here = np.diff(honest, prepend=self._so_far[0] - self._so_far[1])
+    def _add_scenarios(self, rows: RankedRows, thresholds: I64, honest: F64) -> None:
+        """honest: float64[thresholds], the number of honest rows at or above each."""
+        honest_here = np.diff(honest, prepend=self._totals_so_far[0] - self._totals_so_far[1])
         below = self._honest[0] - honest + 0.5 * honest_here
         for scenario in np.unique(rows.scenario_index[rows.scenario_index != HONEST]).tolist():
-            own = np.flatnonzero(rows.scenario_index == scenario)
-            places, which = np.unique(np.searchsorted(at, own), return_inverse=True)
-            here = np.zeros(len(places))
-            np.add.at(here, which, rows.size[own])
-            above = np.cumsum(here) + self._of_scenario[scenario]
-            self._scenario_auc[scenario] += float(here @ below[places])
-            self._scenario_precision[scenario] += float(here @ (above / (above + honest[places])))
-            self._of_scenario[scenario] = above[-1]
+            fraud_rows = np.flatnonzero(rows.scenario_index == scenario)
+            at, inverse = np.unique(np.searchsorted(thresholds, fraud_rows), return_inverse=True)
+            frauds = np.zeros(len(at))
+            np.add.at(frauds, inverse, rows.size[fraud_rows])
+            above = np.cumsum(frauds) + self._scenario_frauds[scenario]
+            self._scenario_auc[scenario] += float(frauds @ below[at])
+            self._scenario_precision[scenario] += float(frauds @ (above / (above + honest[at])))
+            self._scenario_frauds[scenario] = above[-1]
 
 
 @kernel
@@ -218,7 +219,7 @@ def _add_weighted(sums: F64, weight: F64, size: float) -> None:
 
 @kernel
 def _close_threshold(sums: _RankingSums) -> None:
-    """Take a threshold with frauds; where there are none, no measure changes."""
+    """Update the sums at a threshold with frauds; thresholds without frauds change no measure."""
     for b in range(len(sums.frauds)):
         frauds, honest = sums.frauds_here[b], sums.honest_here[b]
         sums.auc[b] += frauds * (sums.honest_all[b] - sums.honest[b] - 0.5 * honest)
@@ -238,20 +239,20 @@ def _zero_sums(honest: F64) -> _RankingSums:
     return _RankingSums(a, b, c, d, e, f, g, np.floor(FALSE_POSITIVES * honest), honest)
 
 
-def _joined(rows: list[RankedRows]) -> RankedRows:
+def _concatenate(rows: list[RankedRows]) -> RankedRows:
     return RankedRows._make(np.concatenate(columns) for columns in zip(*rows, strict=True))
 
 
-def _merged(rows: list[RankedRows]) -> RankedRows:
-    """Rows of one score, those of a block and scenario together: however many there are."""
-    every = _joined(rows)
-    places, which = np.unique(
-        np.stack([every.block, every.scenario_index]), axis=1, return_inverse=True
+def _merge(rows: list[RankedRows]) -> RankedRows:
+    """Rows of one score, merged by block and scenario, so that their number is bounded."""
+    joined = _concatenate(rows)
+    keys, inverse = np.unique(
+        np.stack([joined.block, joined.scenario_index]), axis=1, return_inverse=True
     )
-    size, cents = np.zeros((2, places.shape[1]), np.int64)
-    np.add.at(size, which, every.size)
-    np.add.at(cents, which, every.cents)
-    return RankedRows(np.full(len(size), every.score[0]), places[0], places[1], size, cents)
+    size, cents = np.zeros((2, keys.shape[1]), np.int64)
+    np.add.at(size, inverse, joined.size)
+    np.add.at(cents, inverse, joined.cents)
+    return RankedRows(np.full(len(size), joined.score[0]), keys[0], keys[1], size, cents)
 
 
 def _slice(rows: RankedRows, start: int, stop: int) -> RankedRows:
