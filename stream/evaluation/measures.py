@@ -1,12 +1,12 @@
 """The measures of rankings and alerts against labels, each defined once, with formula and source.
-Pure arrays: where they come from is `stream.evaluation.evaluate`'s business.
+Works on arrays only; `stream.evaluation.evaluate` provides them.
 
-A ranking is read once, by falling score, in pieces of any size, so that it need not fit into
-memory; equal scores are one threshold. Every measure is taken for the data as they are and, at the
-same time, for each resample of a block bootstrap: blocks are drawn whole with replacement (H.
-Künsch, Annals of Statistics 1989), because what happens on one day belongs together. Intervals are
+A ranking is read once, by falling score, in batches of any size, so that it need not fit into
+memory; equal scores are one threshold. Every measure is computed for the original data and, at the
+same time, for each resample of a block bootstrap: whole blocks are drawn with replacement (H.
+Künsch, Annals of Statistics 1989), because the events of one day depend on each other. Intervals are
 expanded percentiles (T. Hesterberg, "What Teachers Should Know About the Bootstrap", The American
-Statistician 2015): plain ones are too narrow where blocks are few.
+Statistician 2015): plain ones are too narrow for few blocks.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ RESAMPLES: Final = 200
 SEED: Final = 2018
 FALSE_POSITIVES: Final = 1e-3
 BLOCKS_MIN: Final = 8
-"""With fewer there is no interval: none that holds what it says can be had from so few days."""
+"""With fewer blocks there is no interval: its coverage would be too low."""
 RECALL_STEPS: Final = 200
 HONEST: Final = -1
 
@@ -33,7 +33,7 @@ HONEST: Final = -1
 class RankedRows(NamedTuple):
     """Part of a ranking, by falling score. score: float64[n]. block: int64[n], of the bootstrap.
     scenario_index: int64[n], the kind of fraud, `HONEST` if it is none. size: int64[n], how many
-    stand in that place. cents: int64[n], their amounts together."""
+    events or entities the row counts. cents: int64[n], the sum of their amounts."""
 
     score: F64
     block: I64
@@ -43,7 +43,7 @@ class RankedRows(NamedTuple):
 
 
 class RankingTotals(NamedTuple):
-    """What a ranking holds, which must be known before it is read. honest: int64[blocks]. frauds:
+    """Counts of a ranking, which must be known before it is read. honest: int64[blocks]. frauds:
     int64[blocks, scenarios]."""
 
     honest: I64
@@ -51,8 +51,8 @@ class RankingTotals(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """Thresholds by falling score: what lies at or above each. float64[points] all; cents are
-    the frauds' amounts."""
+    """Thresholds by falling score, with counts at or above each, all float64[points]. cents: the sum of the
+    frauds' amounts."""
 
     score: F64
     events: F64
@@ -61,19 +61,19 @@ class Curve(NamedTuple):
 
 
 class RankingMeasures(NamedTuple):
-    """The measures of a ranking. float64[1 + resamples], the data as they are first, NaN where
-    there is no fraud or nothing honest:
+    """The measures of a ranking. float64[1 + resamples], the original data first; NaN without frauds or
+    without honest rows:
 
-    roc_auc: P(a fraud scores above an honest one), ties counted half, which is the area under the
+    roc_auc: P(a fraud scores above an honest one), ties count half: the area under the
     ROC curve (J. Hanley, B. McNeil, Radiology 1982).
     average_precision: Σ (rₖ - rₖ₋₁) pₖ down the distinct scores k, with recall r and precision p
     at or above k, not interpolated (scikit-learn's definition).
-    recall_at_false_positives: recall at the lowest score at or above which lies no more than the
-    share `FALSE_POSITIVES` of what is honest.
+    recall_at_false_positives: recall at the lowest score with at most the share
+    `FALSE_POSITIVES` of honest rows at or above it.
 
-    scenario_auc, scenario_precision: float64[scenarios], the first two of one scenario's frauds
-    against everything honest. by_recall: where recall reaches each multiple of 1/`RECALL_STEPS`.
-    by_budget: the lowest score that keeps within each budget, its events 0 where none does.
+    scenario_auc, scenario_precision: float64[scenarios], the first two measures for one
+    scenario's frauds against all honest rows. by_recall: where recall reaches each multiple of
+    1/`RECALL_STEPS`. by_budget: the lowest score within each budget; its events are 0 if there is none.
     """
 
     roc_auc: F64
@@ -86,9 +86,9 @@ class RankingMeasures(NamedTuple):
 
 
 class _RankingSums(NamedTuple):
-    """float64[1 + resamples] each: frauds and honest ones so far, the same at the present score,
-    and what the measures have come to. honest_max: that may lie above `FALSE_POSITIVES`; honest_all:
-    the honest ones of the whole ranking."""
+    """float64[1 + resamples] each: frauds and honest rows so far; frauds_here, honest_here: those at the
+    current score; the measures so far. honest_max: the number of honest rows that `FALSE_POSITIVES`
+    allows. honest_all: the honest rows of the whole ranking."""
 
     frauds: F64
     honest: F64
@@ -160,8 +160,8 @@ class RankingReader:
         thresholds = np.flatnonzero(ends)
         is_fraud = rows.scenario_index != HONEST
         columns = (rows.size, rows.size * is_fraud, rows.cents * is_fraud)
-        above = np.stack([np.cumsum(column)[thresholds] for column in columns])
-        above += self._totals_so_far[:, None]
+        counts = np.stack([np.cumsum(column)[thresholds] for column in columns])
+        above = counts + self._totals_so_far[:, None]
         points = np.column_stack([rows.score[thresholds], *above])
         self._add_recall_points(points)
         self._add_budget_points(points)
@@ -260,8 +260,8 @@ def _slice(rows: RankedRows, start: int, stop: int) -> RankedRows:
 
 
 def resample_weights(blocks: int, resamples: int = RESAMPLES, seed: int = SEED) -> F64:
-    """float64[blocks, 1 + resamples]: how often each block is drawn; in the first column once, the
-    data as they are. Of too few blocks there is that column alone."""
+    """float64[blocks, 1 + resamples]: how often each block is drawn. The first column is 1 for the
+    original data; with fewer than `BLOCKS_MIN` blocks there is no other column."""
     once = np.ones((blocks, 1))
     if blocks < BLOCKS_MIN:
         return once
@@ -270,23 +270,23 @@ def resample_weights(blocks: int, resamples: int = RESAMPLES, seed: int = SEED) 
 
 
 def with_interval(values: F64, blocks: int) -> Estimate:
-    """The first of the values, and the interval of the others, if so many blocks allow one. values:
-    float64[1 + resamples], NaN where there is none. blocks: those that hold any of what is
-    measured. Where no resample differs there is no interval: how far it may be off is not known."""
+    """The first of the values, and the interval of the others, if there is one. values:
+    float64[1 + resamples], NaN where undefined. blocks: the number of blocks with data for the measure.
+    There is no interval for fewer than `BLOCKS_MIN` blocks, or if all resamples are equal."""
     if np.isnan(values[0]):
         return Estimate(value=None, low=None, high=None)
-    known = values[1:][~np.isnan(values[1:])]
-    if blocks < BLOCKS_MIN or len(known) == 0 or known.min() == known.max():
+    defined = values[1:][~np.isnan(values[1:])]
+    if blocks < BLOCKS_MIN or len(defined) == 0 or defined.min() == defined.max():
         return Estimate(value=float(values[0]), low=None, high=None)
     tail = _tail(blocks)
-    # of n draws the i-th least is as a rule the quantile i/(n + 1): "weibull"
-    low, high = np.quantile(known, (tail, 1 - tail), method="weibull")
+    # "weibull": the i-th smallest of n draws is the quantile i/(n + 1)
+    low, high = np.quantile(defined, (tail, 1 - tail), method="weibull")
     return Estimate(value=float(values[0]), low=float(low), high=float(high))
 
 
 def sign(difference: Estimate, blocks: int) -> int:
-    """1 where a difference is known to be above 0, -1 below, 0 where neither is known. It is where
-    its interval says so, or where enough blocks hold any of it and no resample differs."""
+    """1 if a difference is significantly above 0, -1 if below, else 0. Significant: its interval excludes
+    0, or it is the same in all resamples of at least `BLOCKS_MIN` blocks."""
     low, high = difference.low, difference.high
     if low is None and blocks >= BLOCKS_MIN:
         low = high = difference.value
@@ -317,29 +317,29 @@ def ratio(part: I64, whole: I64, weights: F64) -> Estimate:
 
 def divide(part: F64, whole: F64) -> F64:
     """part/whole, NaN where whole is 0."""
-    found = np.full(len(part), np.nan)
-    np.divide(part, whole, out=found, where=whole > 0)
-    return found
+    quotient = np.full(len(part), np.nan)
+    np.divide(part, whole, out=quotient, where=whole > 0)
+    return quotient
 
 
 def quantile(values: F64, block: I64, share: float, weights: F64) -> Estimate:
-    """The least value at or below which lies that share of the values (R. Hyndman, Y. Fan, American
-    Statistician 1996, definition 1). values: float64[n]; block: int64[n], theirs."""
+    """The smallest value with that share of the values at or below it (R. Hyndman, Y. Fan, American
+    Statistician 1996, definition 1). values: float64[n]; block: int64[n], of each value."""
     order = np.argsort(values, kind="stable")
-    ordered, found = values[order], np.full(weights.shape[1], np.nan)
-    for b in range(len(found)):
-        passed = np.cumsum(weights[block[order], b])
-        if len(passed) and passed[-1] > 0:
-            found[b] = ordered[np.searchsorted(passed, share * passed[-1])]
-    return with_interval(found, len(np.unique(block)))
+    ordered, quantiles = values[order], np.full(weights.shape[1], np.nan)
+    for b in range(len(quantiles)):
+        cumulated = np.cumsum(weights[block[order], b])
+        if len(cumulated) and cumulated[-1] > 0:
+            quantiles[b] = ordered[np.searchsorted(cumulated, share * cumulated[-1])]
+    return with_interval(quantiles, len(np.unique(block)))
 
 
 def found_in_top(entity: Sequence[str], fraud: Sequence[bool], k: int, known: set[str]) -> set[str]:
-    """The frauds among the first k entities of a day's ranking, those known left out: a day's part
-    of the card precision top-k of the Fraud Detection Handbook (Y. Le Borgne et al., 2022, chapter
-    4), where what was found on an earlier day is known on the later ones."""
-    fresh = [i for i, name in enumerate(entity) if name not in known][:k]
-    return {entity[i] for i in fresh if fraud[i]}
+    """The frauds among the first k entities of a day's ranking, without entities known from earlier days:
+    the daily term of the card precision top-k of the Fraud Detection Handbook (Y. Le Borgne et al., 2022,
+    chapter 4)."""
+    top = [i for i, name in enumerate(entity) if name not in known][:k]
+    return {entity[i] for i in top if fraud[i]}
 
 
 def roc_auc(score: F64, fraud: Bools) -> float:
