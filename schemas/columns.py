@@ -108,5 +108,7 @@ def concat_batches(batches: Sequence[EventBatch]) -> EventBatch:
 def _concat_append_ms(batches: Sequence[EventBatch]) -> I64 | None:
     if all(batch.append_ms is None for batch in batches):
         return None
-    given = ((np.full(len(b), -1) if b.append_ms is None else b.append_ms) for b in batches)
-    return np.concatenate([*given])
+    columns = [
+        np.full(len(batch), -1) if batch.append_ms is None else batch.append_ms for batch in batches
+    ]
+    return np.concatenate(columns)

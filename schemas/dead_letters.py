@@ -116,9 +116,9 @@ def dead_letter(
         eddy_headers["eddy-field"] = fault.field.encode()
     original = [(f"original-{name}", body or b"") for name, body in headers]
     size = accumulate(len(name.encode()) + len(body) for name, body in original)
-    kept = original[: bisect_right(list(size), HEADERS_BYTES_MAX)]
-    eddy_headers["eddy-headers-dropped"] = str(len(original) - len(kept)).encode()
-    return DeadLetter(position, value[:PAYLOAD_BYTES_MAX], [*eddy_headers.items(), *kept])
+    kept_headers = original[: bisect_right(list(size), HEADERS_BYTES_MAX)]
+    eddy_headers["eddy-headers-dropped"] = str(len(original) - len(kept_headers)).encode()
+    return DeadLetter(position, value[:PAYLOAD_BYTES_MAX], [*eddy_headers.items(), *kept_headers])
 
 
 def as_json_line(letter: DeadLetter) -> bytes:

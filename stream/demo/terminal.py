@@ -100,6 +100,6 @@ def _attack_cells(result: AttackResult) -> Iterator[str]:
     entities = list(
         dict.fromkeys(f"{alert.entity.type} {alert.entity.id}" for alert in result.alerts)
     )
-    more = len(entities) - ENTITIES_SHOWN
+    hidden = len(entities) - ENTITIES_SHOWN
     named = ", ".join(entities[:ENTITIES_SHOWN])
-    yield f"{len(result.alerts)} on {named}{f' and {more} more' if more > 0 else ''}"
+    yield f"{len(result.alerts)} on {named}{f' and {hidden} more' if hidden > 0 else ''}"

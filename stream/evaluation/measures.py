@@ -226,8 +226,8 @@ def _close_threshold(sums: _RankingSums) -> None:
         sums.frauds[b] += frauds
         sums.honest[b] += honest
         if frauds > 0.0:
-            found = sums.frauds[b] / (sums.frauds[b] + sums.honest[b])
-            sums.precision[b] += frauds * found
+            precision = sums.frauds[b] / (sums.frauds[b] + sums.honest[b])
+            sums.precision[b] += frauds * precision
         if sums.honest[b] <= sums.honest_max[b]:
             sums.recalled[b] = sums.frauds[b]
         sums.frauds_here[b] = 0.0

@@ -105,7 +105,7 @@ class RunDatabase:
             by_others = not parameters and kinds[0] == READ_STATEMENTS[0]
             answer = self._execute(self._with_utc_times(sql) if by_others else sql, parameters)
             return QueryResult(
-                _unique_names(str(one[0]) for one in answer.description or ()), self._fetch()
+                _unique_names(str(column[0]) for column in answer.description or ()), self._fetch()
             )
         except duckdb.CatalogException as error:
             for table, option in OPTION_OF_TABLE.items():
@@ -117,17 +117,16 @@ class RunDatabase:
             raise QueryError(str(error).strip()) from error
 
     def _with_utc_times(self, sql: str) -> str:
-        """The same SELECT with times in UTC: as Python objects DuckDB gives times of a zone only
-        where pytz is installed."""
-        asked = self._tables.sql(sql)  # checks it; asking for its length would run it
-        types = [str(one) for one in asked.types]
-        if not any(WITH_TIME_ZONE in one for one in types):
+        """The same SELECT with times in UTC, because DuckDB needs pytz to return times with a zone."""
+        relation = self._tables.sql(sql)  # binds the statement without running it
+        types = [str(kind) for kind in relation.types]
+        if not any(WITH_TIME_ZONE in kind for kind in types):
             return sql
         columns = [f"column_{i}" for i in range(len(types))]
         cast = (
             f'CAST({column} AS {kind.replace(WITH_TIME_ZONE, "TIMESTAMP")}) AS "{name}"'
             for column, kind, name in zip(
-                columns, types, (name.replace('"', '""') for name in asked.columns), strict=True
+                columns, types, (name.replace('"', '""') for name in relation.columns), strict=True
             )
         )
         return f"SELECT {', '.join(cast)} FROM ({_without_semicolon(sql)}\n) AS answer({', '.join(columns)})"
@@ -366,11 +365,11 @@ def _unique_names(names: Iterable[str]) -> list[str]:
 
 
 def _without_semicolon(sql: str) -> str:
-    """A statement up to the semicolon that ends it, if one does."""
+    """A statement without the semicolon at its end and the text after that."""
     import duckdb
 
     text = sql.encode()
-    ends = (at for at, _ in duckdb.tokenize(sql) if text[at : at + 1] == b";")
+    ends = (start for start, _ in duckdb.tokenize(sql) if text[start : start + 1] == b";")
     return text[: next(ends, len(text))].decode()
 
 

@@ -157,12 +157,12 @@ def _input_locations(inputs: list[ManifestInput]) -> InputLocations:
 def _at_range_ends(
     states: Iterable[PartitionState], request: RunRequest
 ) -> Iterator[PartitionState]:
-    """The states, those of topics at the end of the range that was read: after the last record there
-    may be transaction markers, aborted records or compacted gaps, or no record at all."""
+    """The states; those of topics are moved to the end of the range that was read, because transaction
+    markers, aborted records or compacted gaps may follow the last record, or there was no record."""
     range_ends = {
-        (one.name, partition): stop
-        for one in request.events
-        for partition, stop in one.stops.items()
+        (source.name, partition): stop
+        for source in request.events
+        for partition, stop in source.stops.items()
     }
     for state in states:
         stop = range_ends.get((state.log.name, state.partition))

@@ -246,13 +246,15 @@ def _scores(p_values: F64, out: F64) -> None:
 
 
 def surprising_names(names: list[str], surprised: Bools, scored: Bools) -> pa.StringArray:
-    """The names that are set of each event, by commas; null where it was not evaluated. surprised:
-    bool[names, n]."""
+    """The names of each event's surprising features, separated by commas; null where the event was not scored.
+
+    surprised: bool[names, n], whether each feature was surprising. scored: bool[n].
+    """
     bits = np.ascontiguousarray(np.packbits(surprised, axis=0).T)
     n, width = bits.shape
     packed = pa.FixedSizeBinaryArray.from_buffers(pa.binary(width), n, [None, pa.py_buffer(bits)])
     sets = packed.dictionary_encode()
-    chosen = (np.unpackbits(np.frombuffer(one, np.uint8)) for one in sets.dictionary.to_pylist())
-    texts = [",".join(np.array(names)[np.flatnonzero(one)]) for one in chosen]
+    masks = (np.unpackbits(np.frombuffer(row, np.uint8)) for row in sets.dictionary.to_pylist())
+    texts = [",".join(np.array(names)[np.flatnonzero(mask)]) for mask in masks]
     index = pa.array(sets.indices.to_numpy(), pa.int32(), mask=~scored)
     return pa.array(texts, pa.string()).take(index)

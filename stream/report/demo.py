@@ -91,11 +91,11 @@ def _alerts_sentence(result: AttackResult) -> str:
     entities = list(
         dict.fromkeys(f"{alert.entity.type} {alert.entity.id}" for alert in result.alerts)
     )
-    more = len(entities) - ENTITIES_MAX
+    hidden = len(entities) - ENTITIES_MAX
     return (
         f"First alert {first_alert_text(result)}; {len(result.alerts)} "
         f"alert{'s' if len(result.alerts) > 1 else ''} on {', '.join(entities[:ENTITIES_MAX])}"
-        f"{f' and {more} more' if more > 0 else ''}."
+        f"{f' and {hidden} more' if hidden > 0 else ''}."
     )
 
 
