@@ -1,4 +1,4 @@
-"""What crosses a wire: events and labels in; alerts and dead letters out.
+"""Formats of input and output records: events, labels, alerts and dead letters.
 
-Codecs, field mapping and the published JSON Schemas. Does no I/O, and knows no model and no Kafka.
+Codecs, field mapping and the published JSON Schemas. Does no I/O; independent of models and Kafka.
 """

@@ -19,7 +19,7 @@ Activity = Literal["opened", "updated", "closed"]
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
-    """What the log does not determine: the only part of an alert that differs in a replay.
+    """The only part of an alert that the log does not determine, and that differs in a replay.
 
     reason: why the alert is not enforceable: "replay", "shadow", "stale" (its event is older than
     outputs.stale_after) or "warming" (the monitor has not learned enough); null where it is.
@@ -155,8 +155,11 @@ def _shortened(alert: Alert) -> Alert:
     """The alert without related entities and minor contributions."""
     first = alert.contributions[:2]
     total = sum(contribution.share for contribution in first) or 1.0
-    kept = [msgspec.structs.replace(c, share=c.share / total) for c in first]
-    return msgspec.structs.replace(alert, related=[], contributions=kept)
+    rescaled = [
+        msgspec.structs.replace(contribution, share=contribution.share / total)
+        for contribution in first
+    ]
+    return msgspec.structs.replace(alert, related=[], contributions=rescaled)
 
 
 def without_run(body: bytes) -> bytes:

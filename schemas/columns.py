@@ -51,15 +51,15 @@ class EventBatch:
 
     def take(self, rows: I64) -> "EventBatch":
         """The given rows, in the given order."""
-        picked = pa.array(rows)
+        indexes = pa.array(rows)
         return EventBatch(
             self.sources,
             self.source[rows],
             self.offset[rows],
             self.time_ms[rows],
             self.type_code[rows],
-            self.event_id.take(picked),
-            {name: column.take(picked) for name, column in self.text.items()},
+            self.event_id.take(indexes),
+            {name: column.take(indexes) for name, column in self.text.items()},
             {name: column[rows] for name, column in self.number.items()},
             None if self.append_ms is None else self.append_ms[rows],
         )
@@ -108,5 +108,7 @@ def concat_batches(batches: Sequence[EventBatch]) -> EventBatch:
 def _concat_append_ms(batches: Sequence[EventBatch]) -> I64 | None:
     if all(batch.append_ms is None for batch in batches):
         return None
-    given = ((np.full(len(b), -1) if b.append_ms is None else b.append_ms) for b in batches)
-    return np.concatenate([*given])
+    columns = [
+        np.full(len(batch), -1) if batch.append_ms is None else batch.append_ms for batch in batches
+    ]
+    return np.concatenate(columns)

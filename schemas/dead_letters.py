@@ -1,7 +1,7 @@
 """Dead letters: records that could not become events, in a form that can be repaired and resent.
 
-Defines the form of a dead letter in its topic, and the codes. Codecs and checks find the faults. The
-topic also holds examples of records that became events with a repaired field: the header
+Defines the form of a dead letter in its topic, and the codes. Codecs and checks detect the faults.
+The topic also holds examples of records that became events with a repaired field: the header
 `eddy-disposition` is `dead_lettered` or `event_kept`. An example must never be resent, and does not
 count among the dead letters.
 """
@@ -30,7 +30,7 @@ DeadLetterCode = Literal[
 
 MEANING: Final[dict[DeadLetterCode, str]] = {
     "malformed": "not decodable: not JSON, nested too deep, or a log line of no known form",
-    "wrong_type": "the record is JSON, and no object",
+    "wrong_type": "the record is JSON, but not an object",
     "missing_id": "no event id at the mapped path",
     "missing_time": "no time at the mapped path",
     "bad_time": "the time cannot be read in the mapped unit, or is before 1970 or after 2100",
@@ -116,9 +116,9 @@ def dead_letter(
         eddy_headers["eddy-field"] = fault.field.encode()
     original = [(f"original-{name}", body or b"") for name, body in headers]
     size = accumulate(len(name.encode()) + len(body) for name, body in original)
-    kept = original[: bisect_right(list(size), HEADERS_BYTES_MAX)]
-    eddy_headers["eddy-headers-dropped"] = str(len(original) - len(kept)).encode()
-    return DeadLetter(position, value[:PAYLOAD_BYTES_MAX], [*eddy_headers.items(), *kept])
+    kept_headers = original[: bisect_right(list(size), HEADERS_BYTES_MAX)]
+    eddy_headers["eddy-headers-dropped"] = str(len(original) - len(kept_headers)).encode()
+    return DeadLetter(position, value[:PAYLOAD_BYTES_MAX], [*eddy_headers.items(), *kept_headers])
 
 
 def as_json_line(letter: DeadLetter) -> bytes:

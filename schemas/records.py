@@ -62,9 +62,9 @@ class Records:
 
     def take(self, rows: NDArray[np.int64]) -> "Records":
         """The given records, in the given order."""
-        picked = rows.tolist()
+        indexes = rows.tolist()
         values = (
-            [self.values[row] for row in picked]
+            [self.values[row] for row in indexes]
             if isinstance(self.values, list)
             else self.values.take(rows)
         )
@@ -74,6 +74,6 @@ class Records:
             self.offset[rows],
             self.timestamp_ms[rows],
             values,
-            None if self.headers is None else [self.headers[row] for row in picked],
+            None if self.headers is None else [self.headers[row] for row in indexes],
             None if self.appended is None else self.appended[rows],
         )

@@ -96,7 +96,7 @@ def shorten(field: str, text: str, bytes_max: int) -> str:
 
 
 def repair_message(field: str, code: RepairCode) -> str:
-    """What was expected of a field, and what the event has instead."""
+    """The message of a repair: what was expected, and what the event has instead."""
     if code == "not_utf8":
         return f"{field}: expected UTF-8; each other byte is replaced by U+FFFD"
     if code == "text_too_long":

@@ -73,19 +73,22 @@ def codec_spec(codec: AnyCodec) -> CodecSpec:
 
 
 def build_codec(codec: AnyCodec, mapping: Mapping, schemas: SchemaSource) -> Codec:
-    """The codec of an input. Records that come as a table are columns already: whatever the codec,
-    they are decoded as such."""
-    return _ByRecords(codec_spec(codec).build(mapping, schemas), TableCodec(mapping))
+    """The codec of an input. Records in a table are decoded as columns, whatever the codec.
+
+    schemas: for codecs whose records name a schema by id. The configuration has no setting for schemas yet:
+    the pipeline always passes an empty `StaticSchemas`.
+    """
+    return _PayloadOrTableCodec(codec_spec(codec).build(mapping, schemas), TableCodec(mapping))
 
 
-class _ByRecords:
-    """Two codecs of one input: of payloads, and of tables."""
+class _PayloadOrTableCodec:
+    """Decodes payloads with one codec and tables with another."""
 
-    def __init__(self, payloads: Codec, tables: Codec) -> None:
-        self._payloads = payloads
-        self._tables = tables
+    def __init__(self, payload_codec: Codec, table_codec: Codec) -> None:
+        self._payload_codec = payload_codec
+        self._table_codec = table_codec
 
     def decode(self, records: Records) -> DecodedColumns:
         """See `Codec`."""
-        codec = self._payloads if isinstance(records.values, list) else self._tables
+        codec = self._payload_codec if isinstance(records.values, list) else self._table_codec
         return codec.decode(records)

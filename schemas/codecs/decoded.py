@@ -190,8 +190,8 @@ def _translated(column: pa.StringArray, source: CompiledField) -> pa.StringArray
     """The column with the source's `values` applied; other texts pass unchanged."""
     if not source.values:
         return column
-    theirs, ours = (
-        pa.array(list(part), pa.string()) for part in (source.values, source.values.values())
+    originals, translations = (
+        pa.array(list(texts), pa.string()) for texts in (source.values, source.values.values())
     )
-    index = pc.index_in(column, value_set=theirs, skip_nulls=True)
-    return pc.coalesce(ours.take(index), column)
+    index = pc.index_in(column, value_set=originals, skip_nulls=True)
+    return pc.coalesce(translations.take(index), column)

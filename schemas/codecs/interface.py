@@ -1,8 +1,8 @@
-"""What a codec is: a declaration with options, which builds a decoder of whole batches.
+"""The interface of codecs: a declaration with options builds a decoder of whole batches.
 
 A codec turns records into columns of raw values. Whether a value is allowed is decided later, in
-`schemas.codecs.checks`. A codec does no I/O: schemas come from a `SchemaSource`, and a file format cuts
-bytes that a reader hands to it.
+`schemas.codecs.checks`. A codec does no I/O: schemas come from a `SchemaSource`, which is
+always empty today, and a file format splits bytes that a reader passes to it.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -20,14 +20,14 @@ class SchemaNotFoundError(LookupError):
 
 
 class SchemaSource(Protocol):
-    """Where a codec gets the schemas that records name by id."""
+    """Provides the schemas that records name by id."""
 
     def schema(self, schema_id: int) -> bytes:
         """The schema with this id, as its registry stores it. Raises SchemaNotFoundError."""
 
 
 class StaticSchemas:
-    """Schemas that are given at the start, by id."""
+    """A fixed set of schemas by id."""
 
     def __init__(self, schemas: dict[int, bytes] | None = None) -> None:
         self._schemas = schemas or {}
@@ -73,7 +73,7 @@ class CodecSpec(
 ):
     """Base of a codec's declaration; its tag is the codec's name, its fields are its options.
 
-    layout: what its records hold apart from any mapping. json_objects: each record is the text of
+    layout: the values that its records have without a mapping. json_objects: each record is the text of
     one JSON object. cells: its records may also be rows of a CSV file.
     """
 
@@ -86,11 +86,11 @@ class CodecSpec(
         raise NotImplementedError(f"{type(self).__name__}.build({mapping}, {schemas})")
 
     def problems(self) -> list[str]:
-        """What is wrong with the options beyond their types: one line each, the key first."""
+        """Mistakes in the options that their types do not exclude: one line each, the key first."""
         return []
 
     def file_formats(self) -> tuple[FileFormat, ...]:
-        """The file formats that hold its records, besides text with one record a line."""
+        """File formats of its records, in addition to text with one record per line."""
         return ()
 
     def examples(self) -> list[bytes]:

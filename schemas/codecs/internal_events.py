@@ -210,10 +210,10 @@ class InternalEventCodec:
             raise ValueError(f"holds fields that this version does not know: {', '.join(kinds)}")
         source = self._source_index.get((header.topic, header.partition))
         if source is None:
-            known = ", ".join(sorted({topic for topic, _ in self._sources}))
+            expected = ", ".join(sorted({topic for topic, _ in self._sources}))
             raise ValueError(
                 f"holds events of {header.topic}[{header.partition}], which its reader does not "
-                f"know; expected one of {known}"
+                f"know; expected one of {expected}"
             )
         return _DecodedHeader(source, _schema(header))
 

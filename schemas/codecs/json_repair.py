@@ -107,13 +107,13 @@ def _as_json(record: bytes, changed: set[bytes]) -> bytes:
     was not JSON."""
 
     def token(match: re.Match[bytes]) -> bytes:
-        whole = match[0]
+        text = match[0]
         if match[1] is None:
             return b"1e999"  # JSON, and out of range for every type
         if not match[2]:
-            return whole  # an unterminated string
+            return text  # an unterminated string
         string = b'"' + _string(match[1]) + b'"'
-        if string != whole:
+        if string != text:
             changed.add(string)
         return string
 

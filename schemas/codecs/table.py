@@ -127,10 +127,10 @@ class _TableColumns(RawColumns):
         values = np.array(column.fill_null(np.nan).to_numpy(zero_copy_only=False))
         absent = np.isnan(values)
         values[absent] = 0.5
-        whole = (np.abs(values) <= _EXACT) & (np.trunc(values) == values)
-        self._note_wrong(path, ~whole & ~absent)
-        digits = np.where(whole, values, 0).astype(np.int64)
-        return pa.array(digits, mask=~whole).cast(pa.string())
+        is_integer = (np.abs(values) <= _EXACT) & (np.trunc(values) == values)
+        self._note_wrong(path, ~is_integer & ~absent)
+        digits = np.where(is_integer, values, 0).astype(np.int64)
+        return pa.array(digits, mask=~is_integer).cast(pa.string())
 
     def _binary(self, path: Path, column: pa.Array) -> pa.StringArray:
         """Bytes as texts, since some writers do not mark texts as such. Bytes that are not UTF-8 are

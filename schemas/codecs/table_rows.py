@@ -41,11 +41,11 @@ class _RowEncoder:
             return str(kind)
         if isinstance(scalar, _WRAPPED) and not isinstance(kind, pa.UuidType):
             return self.encode(scalar.value, depth + 1)
-        if isinstance(scalar, pa.BinaryScalar):  # so is a text
+        if isinstance(scalar, pa.BinaryScalar):  # texts, too
             raw = scalar.as_buffer().to_pybytes()
             self._bytes_left -= len(raw)
             return raw.decode(errors="backslashreplace")
-        if isinstance(scalar, pa.ListScalar):  # so is a map: a list of pairs
+        if isinstance(scalar, pa.ListScalar):  # maps, too: lists of pairs
             return list(self._items(scalar.values, depth + 1))
         if pa.types.is_struct(kind):
             fields = enumerate(kind)

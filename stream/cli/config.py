@@ -114,13 +114,13 @@ def create(
             typer.echo(f"--add --allow-principal User:NAME {line}")
         return
     admin = TopicAdmin(loaded.kafka)
-    known = topics.existing_topics(loaded, admin)
-    for topic, partitions, settings in topics.missing_topics(loaded, known, inputs):
+    existing = topics.existing_topics(loaded, admin)
+    for topic, partitions, settings in topics.missing_topics(loaded, existing, inputs):
         admin.create(topic, partitions, settings, replication)
         typer.echo(f"{topic}: created, {partitions} partition{'s' if partitions > 1 else ''}")
-    for topic, one in known.items():
+    for topic, metadata in existing.items():
         typer.echo(
-            f"{topic}: exists, {one.partitions} partition{'s' if one.partitions > 1 else ''}"
+            f"{topic}: exists, {metadata.partitions} partition{'s' if metadata.partitions > 1 else ''}"
         )
     topics.check_topics(loaded, topics.existing_topics(loaded, admin))
 
@@ -177,7 +177,7 @@ def diff(
             f"{result.title}: {'starts with empty state: it is new' if result.is_new else what}"
         )
     if lost := state_losses(state_config(before), state_config(after), was):
-        arguments = dict.fromkeys(f"{DROP_OPTION} {one.argument}" for one in lost)
+        arguments = dict.fromkeys(f"{DROP_OPTION} {loss.argument}" for loss in lost)
         typer.echo("the worker will refuse to start without these arguments:")
         for argument in arguments:
             typer.echo(f"  {argument}")

@@ -1,4 +1,4 @@
-"""Options that several commands share, and what their values mean."""
+"""Options that several commands share, and the parsers of their values."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,7 +33,8 @@ Labels = Annotated[
         help="Labels (confirmed fraud or honest): a file, an address or a topic, as for --input. "
         "They are mapped by the configuration's input of type label (NAME=PATH if there are "
         "several; if there is none, they must have Eddy's own field names), joined to the events "
-        "by id, and reach the models only at their own time.",
+        "by id, and reach the models only at their own time. Needs DuckDB: pip install "
+        "'eddywatch[backtest]'.",
     ),
 ]
 WarmUp = Annotated[
@@ -86,13 +87,13 @@ def parse_labels_option(config: "Config", text: str) -> tuple[str, str]:
     """The input and the location that a value of --labels names. Raises InputError."""
     from stream.config import label_inputs
 
-    known = label_inputs(config)
+    names = label_inputs(config)
     name, equals, location = text.partition("=")
-    if equals and location and name in known:
+    if equals and location and name in names:
         return name, location
-    if len(known) == 1:
-        return known[0], text
-    raise InputError(f'--labels: got "{text}"; expected NAME=PATH, NAME one of {", ".join(known)}')
+    if len(names) == 1:
+        return names[0], text
+    raise InputError(f'--labels: got "{text}"; expected NAME=PATH, NAME one of {", ".join(names)}')
 
 
 def parse_input_option(text: str) -> tuple[str, str]:

@@ -142,8 +142,8 @@ def print_pseudonym(
         raise QueryError(f"got type {field}; expected one of {', '.join(ENTITY_FIELDS)}")
     if not entity:
         raise QueryError(f"got an empty id; expected the raw id of one {field}")
-    given = pa.array([normalise_entity_id(field, entity)], pa.string())
-    hashed = hash_text(given, hash_key(load(config).secret))
+    normalised = pa.array([normalise_entity_id(field, entity)], pa.string())
+    hashed = hash_text(normalised, hash_key(load(config).secret))
     typer.echo(pseudonym(hashed[0]))
 
 
@@ -191,8 +191,8 @@ def _print_rows(names: list[str], rows: Iterable[Iterable[Any]]) -> None:
         numeric = [isinstance(value, int | float | Decimal) for value in row]
         table.add_row(
             *(
-                Text(escape_control_characters(c), justify="right" if n else "left")
-                for c, n in zip(cells, numeric, strict=True)
+                Text(escape_control_characters(cell), justify="right" if is_number else "left")
+                for cell, is_number in zip(cells, numeric, strict=True)
             )
         )
     console = Console()
@@ -202,9 +202,9 @@ def _print_rows(names: list[str], rows: Iterable[Iterable[Any]]) -> None:
 
 def _print_explanation(explanation: "Explanation") -> None:
     alert, incident = explanation.alert, explanation.incident
-    who = f"{alert['entity_type']} {alert['entity']}"
+    entity = f"{alert['entity_type']} {alert['entity']}"
     rarity = f"one in {1 / alert['p_value']:,.0f} honest events" if alert["p_value"] else ""
-    _print_line(f"{who}: {alert['severity']}, score {alert['score']:.2f} ({rarity})")
+    _print_line(f"{entity}: {alert['severity']}, score {alert['score']:.2f} ({rarity})")
     _print_line(
         f"alert {alert['alert_id']}, {alert['monitor']}, at {_short_text(alert['event_time'])}"
     )
@@ -216,19 +216,19 @@ def _print_explanation(explanation: "Explanation") -> None:
         ["surprising", "seen", "expected", "its p", "share"],
         [
             (
-                one["feature"],
-                one["actual"],
-                _expected(one["expected_low"], one["expected_high"]),
-                one["p_value"],
-                f"{one['share']:.0%}",
+                part["feature"],
+                part["actual"],
+                _expected(part["expected_low"], part["expected_high"]),
+                part["p_value"],
+                f"{part['share']:.0%}",
             )
-            for one in alert["contributions"]
+            for part in alert["contributions"]
         ],
     )
     if alert["counterfactual"]:
-        _print_line(f"as expected, would not have alerted: {', '.join(alert['counterfactual'])}")
-    for one in alert["related"]:
-        _print_line(f"with {one['type']} {one['id']}")
+        _print_line(f"no alert if these had expected values: {', '.join(alert['counterfactual'])}")
+    for related in alert["related"]:
+        _print_line(f"with {related['type']} {related['id']}")
     _print_line("")
     verdict = f", {incident['frauds']} of them fraud" if incident["frauds"] is not None else ""
     amount = f", amount {_short_text(incident['amount'])}" if incident["amount"] is not None else ""
@@ -247,11 +247,13 @@ def _print_explanation(explanation: "Explanation") -> None:
         name for name in [*names, "amount"] if explanation.events and name in explanation.events[0]
     ]
     _print_rows(names, [[row[name] for name in names] for row in explanation.events])
-    others = [one for one in explanation.incidents if one["incident_id"] != incident["incident_id"]]
+    others = [
+        other for other in explanation.incidents if other["incident_id"] != incident["incident_id"]
+    ]
     if others:
         names = ["incident_id", "monitor", "opened", "last", "alerts", "top_score", "amount"]
-        _print_line(f"other incidents of {who}:")
-        _print_rows(names, [[one[name] for name in names] for one in others])
+        _print_line(f"other incidents of {entity}:")
+        _print_rows(names, [[other[name] for name in names] for other in others])
 
 
 def _print_unalerted(explanation: "UnalertedExplanation") -> None:
@@ -296,9 +298,9 @@ def _json_value(value: Any) -> Any:
     if isinstance(value, Decimal):
         return _json_value(int(value)) if value == value.to_integral_value() else float(value)
     if isinstance(value, list):
-        return [_json_value(one) for one in value]
+        return [_json_value(item) for item in value]
     if isinstance(value, dict):
-        return {_cell_text(name): _json_value(one) for name, one in value.items()}
+        return {_cell_text(name): _json_value(item) for name, item in value.items()}
     if isinstance(value, int) and not -(2**63) <= value < 2**64:
         return str(value)
     return value if isinstance(value, str | int | float | bool | None) else str(value)

@@ -1,4 +1,4 @@
-"""`eddy replay`: recorded events through the stages that run live."""
+"""`eddy replay`: processes recorded events in the stages that run live."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated

@@ -1,4 +1,4 @@
-"""What `eddy replay` prints about a run."""
+"""The output of `eddy replay` about a run."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +25,7 @@ LABEL_COUNTS = {
 
 
 def print_summary(summary: "Summary", out: Path) -> None:
-    """Print the results of a run, and warnings about what may be a mistake."""
+    """Print the results of a run, and warnings about possible mistakes."""
     typer.echo(f"{summary.events:,} events in {summary.seconds:.1f} s, results in {out}")
     if not summary.events:
         typer.echo("warning: no event was read; expected files with records that the mapping reads")
@@ -48,8 +48,8 @@ def print_summary(summary: "Summary", out: Path) -> None:
         typer.echo(describe_evaluation(summary.evaluation))
     late = {name: n for name, counts in summary.monitors.items() if (n := counts.get("late", 0))}
     if late:
-        each = ", ".join(f"{count:,} by {name}" for name, count in late.items())
-        typer.echo(f"events older than their entity's last event, scored as late: {each}")
+        counts_text = ", ".join(f"{count:,} by {name}" for name, count in late.items())
+        typer.echo(f"events older than their entity's last event, scored as late: {counts_text}")
     for note in summary.notes:
         typer.echo(escape_control_characters(f"note: {note}"))
 
@@ -101,10 +101,10 @@ def describe_evaluation(evaluation: "Evaluation") -> str:
         ("amount caught", view.amount.caught_share),
     )
     texts = [
-        f"{name} {one.value:.3f}"
-        + (f" ({one.low:.3f} to {one.high:.3f})" if one.low is not None else "")
-        for name, one in measures
-        if one.value is not None
+        f"{name} {estimate.value:.3f}"
+        + (f" ({estimate.low:.3f} to {estimate.high:.3f})" if estimate.low is not None else "")
+        for name, estimate in measures
+        if estimate.value is not None
     ]
     caught = ""
     if evaluation.events_known:

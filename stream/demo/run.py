@@ -72,7 +72,7 @@ class _Collected:
 
     def attacks_of(self, alert: Alert) -> list[Attack]:
         """The attacks to which the alert's events belong."""
-        attacks = (self.attack_of.get(one.event_id) for one in alert.evidence)
+        attacks = (self.attack_of.get(event.event_id) for event in alert.evidence)
         return [attack for attack in attacks if attack]
 
 
@@ -148,8 +148,8 @@ def _total_counts(cluster: InMemoryCluster) -> dict[str, dict[str, int]]:
 
 
 def _attack_result(attack: Attack, collected: _Collected) -> AttackResult:
-    """The alerts on the attack's events, and those on its entity in another attack: a stolen card
-    that was named while it was tested does not alert again when it is used."""
+    """The result of an attack: the alerts on its events, and alerts on its entity in other attacks. A
+    stolen card that had an alert while it was tested has no new alert when it is used."""
     entity = (attack.entity_type, attack.entity_id)
     alerts = collected.alerts_on_attacks()
     naming = [alert for alert in alerts if (alert.entity.type, alert.entity.id) == entity]
@@ -159,7 +159,9 @@ def _attack_result(attack: Attack, collected: _Collected) -> AttackResult:
         entity=" ".join(entity),
         first_ms=attack.first_ms,
         last_ms=attack.last_ms,
-        alerts=[one for one in alerts if one in naming or attack in collected.attacks_of(one)],
+        alerts=[
+            alert for alert in alerts if alert in naming or attack in collected.attacks_of(alert)
+        ],
         naming_alerts=naming,
     )
 
@@ -178,10 +180,10 @@ def _summary_lines(result: DemoResult) -> Iterator[str]:
 
 
 def _demo_facts(result: DemoResult, collected: _Collected, events: int, seed: int) -> DemoFacts:
-    found = sum(bool(attack.alerts) for attack in result.attack_results)
+    noticed = sum(bool(attack.alerts) for attack in result.attack_results)
     return DemoFacts(
         title=(
-            f"{found} of {len(result.attack_results)} simulated attacks found by "
+            f"{noticed} of {len(result.attack_results)} simulated attacks found by "
             f"{format_quantity(len(result.alerts), 'alert')}"
         ),
         lead=(
@@ -192,7 +194,7 @@ def _demo_facts(result: DemoResult, collected: _Collected, events: int, seed: in
             (format_number(events), "events"),
             (format_number(len(result.alerts)), "alerts"),
             (format_number(collected.incidents.opened), "incidents"),
-            (f"{found} of {len(result.attack_results)}", "attacks found"),
+            (f"{noticed} of {len(result.attack_results)}", "attacks found"),
             (f"{result.alerts_on_attacks} of {len(result.alerts)}", "alerts on attackers"),
             (format_number(events / result.seconds), "events per second, compiling included"),
         ],

@@ -56,8 +56,8 @@ def print_summary(
         table = Table(title="Simulated attacks", title_justify="left")
         for name in ("attack", "entity", "result", "first alert", "alerts on its events"):
             table.add_column(name, overflow="fold")
-        for one in attack_results:
-            table.add_row(*(Text(cell) for cell in _attack_cells(one)))
+        for result in attack_results:
+            table.add_row(*(Text(cell) for cell in _attack_cells(result)))
         console.print(table)
     for line in lines:
         console.print(Text(line), soft_wrap=True)
@@ -97,7 +97,9 @@ def _attack_cells(result: AttackResult) -> Iterator[str]:
         yield from ("", "none")
         return
     yield first_alert_text(result)
-    entities = list(dict.fromkeys(f"{one.entity.type} {one.entity.id}" for one in result.alerts))
-    more = len(entities) - ENTITIES_SHOWN
+    entities = list(
+        dict.fromkeys(f"{alert.entity.type} {alert.entity.id}" for alert in result.alerts)
+    )
+    hidden = len(entities) - ENTITIES_SHOWN
     named = ", ".join(entities[:ENTITIES_SHOWN])
-    yield f"{len(result.alerts)} on {named}{f' and {more} more' if more > 0 else ''}"
+    yield f"{len(result.alerts)} on {named}{f' and {hidden} more' if hidden > 0 else ''}"

@@ -3,8 +3,9 @@
 The other runs are compared with the first. The measures of one run are in its own
 `Evaluation`; the types here hold the differences, and what a page needs to show runs side by side.
 
-An event *with an alert* is one that an alert was published on, which somebody has to review. *Alerted on* are those that were counted into an incident, too (`run`): only the
-recall at the alert budget, and the frauds' amount alerted on, go by it.
+An event *with an alert* is one on which an alert was published, which has to be reviewed. Events
+*alerted on* also include those counted in an incident (see `labelled_run`): only the recall at the alert
+budget and the amount of frauds alerted on use these.
 """
 
 from dataclasses import dataclass
@@ -14,10 +15,9 @@ from stream.evaluation.results import Estimate, View
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComparedRun:
-    """One of the runs. folder: in which it lies, beside comparison.json. events, alerts, incidents:
-    in the time that is evaluated, incidents by when they were opened. cpu_s: what it cost, the
-    decoding that all share left out. state_bytes: of all its shards at the end. view: what labels
-    say of it as a whole, null where there are none."""
+    """One of the runs. folder: relative to comparison.json. events, alerts, incidents: in the evaluated time;
+    incidents that were opened in it. cpu_s: CPU time without the shared decoding. state_bytes: of all its
+    shards at the end. view: the evaluation of all monitors together, null without labels."""
 
     name: str
     folder: str
@@ -41,12 +41,12 @@ class SettingDifference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """A measure of both runs, on events. "recall at equally many alerts": of the frauds with an
-    alert, as if the run with more such events had but as many as the other, those with the highest
-    scores; null where either has none. difference: the other's less the first one's, and its 95 %
-    interval from a bootstrap in which both are resampled by the same days. sign: 1 where the other's
-    is higher, -1 where the first one's is, if that is significant: where the interval does not
-    hold 0, or there is none because it is the same on every resample; else 0."""
+    """A measure of both runs, on events. "recall at equally many alerts": the share of frauds
+    with an alert if the run with more alerts is limited to as many as the other, by highest score; null
+    if a run has none. difference: the other run's value minus the first run's, with a 95 % interval from a
+    bootstrap that resamples the same days for both. sign: 1 if the other run's value is significantly
+    higher, -1 if it is significantly lower, else 0. Significant: the interval does not contain 0, or
+    the difference is the same in every resample."""
 
     measure: str
     first: float | None
@@ -57,10 +57,10 @@ class Difference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overlap:
-    """What both have and what only one has. what: "events" with an alert, "entities" likewise,
-    "incidents" (both: those of the first during which the other had an alert on the same entity;
-    other_only: those of the other during which the first had none), "amount" of the events with an
-    alert; with labels the same of frauds: "frauds", "fraud entities" (with an incident that is
+    """Counts or amounts that both runs have, or only one of them. what: "events" with an alert, "entities" with
+    an alert, "incidents" (both: incidents of the first run during which the other had an alert on the same
+    entity; other_only: incidents of the other during which the first had none), "amount" of the events
+    with an alert; with labels the same of frauds: "frauds", "fraud entities" (with an incident that is
     fraud), "fraud amount"."""
 
     what: str
@@ -83,8 +83,8 @@ class CaughtByOne:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Period:
-    """Events with an alert from one day (UTC) on, by run, and those that both have. share: of those
-    that either has, null where there are none."""
+    """Events with an alert in a period that begins on one day (UTC): of each run and of both. share: both
+    divided by either, null if there are none."""
 
     from_day: str
     first: int
@@ -104,14 +104,14 @@ class ScoreBand:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drift:
-    """How far the scores have moved.
+    """The difference of the scores of two runs.
 
     rank_correlation: Spearman's, of the scores cut to steps of `SCORE_STEP`, ties at their mean
-    rank; null where a run gives all the same. population_stability: Σ (q - p) ln (q/p) over the
+    rank; null if a run gives all events the same score. population_stability: Σ (q - p) ln (q/p) over the
     shares between one band and the next, half an event added to each (index of B. Yurdakul,
-    "Statistical Properties of Population Stability Index", 2018); below 0.1 is held for no change,
-    above 0.25 for a large one. alerts_in_common: events with an alert of both, of those with one of
-    either; periods: by time, each of period_days.
+    "Statistical Properties of Population Stability Index", 2018); below 0.1 means no change,
+    above 0.25 a large one. alerts_in_common: the share of events with an alert of both runs among those
+    with one of either. periods: in time order, each of period_days.
     """
 
     events: int
@@ -125,10 +125,10 @@ class Drift:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
-    """The first run and another. conclusion: which is better, if that is known; alert_volume: how
-    many events with an alert each has, and with labels how many of them are fraud; reason: by how
-    much it is better, the difference as the better one has it. caught_by_first_only, caught_by_other_only: the largest
-    frauds, at most 10, with an alert of only that one."""
+    """The first run and another. conclusion: which is better, if known. alert_volume: the number of events
+    with an alert of each, and with labels the share of fraud among them. reason: by how much the better
+    run is better. caught_by_first_only, caught_by_other_only: the largest frauds, at most 10, with an
+    alert of only that run."""
 
     first: str
     other: str
@@ -145,9 +145,9 @@ class Pair:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
     """The comparison of all runs. conclusion: of all pairs, with the alert volume of each.
-    no_evaluation_reason: why labels do not tell which is right, null where they do. first_event_time, last_event_time: of all events;
-    evaluated_from, evaluated_until: of those that are evaluated, null without such a bound. settings:
-    the first of settings_differing."""
+    no_evaluation_reason: why the runs are not evaluated, null if they are. first_event_time, last_event_time: of all events;
+    evaluated_from, evaluated_until: bounds of the evaluated time, null if there is none. settings:
+    the first ones of those that differ; settings_differing: their number."""
 
     conclusion: str
     no_evaluation_reason: str | None

@@ -1,7 +1,7 @@
 """Evaluate a run against its labels: from counts to measures, one view at a time.
 
-The counts come from SQL (`stream.evaluation.view_tables`), the definitions of the measures from
-`stream.evaluation.measures`; this module says which counts go into which measure.
+Counts come from SQL (`stream.evaluation.view_tables`), definitions of measures from
+`stream.evaluation.measures`; this module combines them.
 """
 
 from collections.abc import Sequence
@@ -51,17 +51,20 @@ def evaluate(run: LabelledRun, scorers: Sequence[Scorer]) -> Evaluation | None:
         return None
     first_ms, last_ms = run.span_ms
     [(events, frauds, cents)] = run.fetch_rows(
-        "SELECT count(*), count(*) FILTER (scenario >= 0), "
-        "coalesce(sum(cents) FILTER (scenario >= 0), 0) FROM events"
+        "SELECT count(*), count(*) FILTER (scenario_index >= 0), "
+        "coalesce(sum(cents) FILTER (scenario_index >= 0), 0) FROM events"
     )
     [(event_labels, ambiguous, entities)] = run.fetch_rows(
         "SELECT (SELECT count(*) FROM labels WHERE event_id IS NOT NULL), "
         "(SELECT count(*) FROM labelled WHERE events_with_id > 1), "
         "(SELECT count(DISTINCT (field, entity)) FROM labelled_entities)"
     )
-    subject = next((one for one in scorers if one.combines), scorers[0])
+    main_scorer = next((scorer for scorer in scorers if scorer.combines), scorers[0])
     separate = scorers if len(scorers) > 1 else ()
-    views = [(ALL_MONITORS, subject.entity), *((scorer.name, scorer.entity) for scorer in separate)]
+    views = [
+        (ALL_MONITORS, main_scorer.entity),
+        *((scorer.name, scorer.entity) for scorer in separate),
+    ]
     evaluation = Evaluation(
         first_event_time=format_time_ms(first_ms),
         last_event_time=format_time_ms(last_ms),
@@ -84,15 +87,15 @@ def evaluate(run: LabelledRun, scorers: Sequence[Scorer]) -> Evaluation | None:
 
 
 def _without_events(view: View) -> View:
-    """The view where no label is of an event: measures that count frauds among events are undefined."""
+    """The view of a run whose labels name no event: measures that count frauds among events are undefined."""
     unknown = dict.fromkeys(("events", "new_events", "entity_days"), UNDEFINED)
     return replace(
         view,
         levels={
-            level: replace(one, precision=unknown.get(level, one.precision))
-            for level, one in view.levels.items()
+            level: replace(ranked, precision=unknown.get(level, ranked.precision))
+            for level, ranked in view.levels.items()
         },
-        precision_at_k=[replace(one, precision=UNDEFINED) for one in view.precision_at_k],
+        precision_at_k=[replace(top, precision=UNDEFINED) for top in view.precision_at_k],
         days=[
             replace(day, precision=None, precision_at_k=[None] * len(TOP_K)) for day in view.days
         ],
@@ -118,9 +121,9 @@ class _ViewEvaluation:
         tables = self._tables
         events, frauds = tables.events_by_day(), tables.frauds_by_day()
         budgets = self._budgets(int(events[0].sum()))
-        every, new = tables.rank_events(budgets * self._days)
-        ranked = every.measures
-        found = self._frauds_in_top()
+        all_events, new_events = tables.rank_events(budgets * self._days)
+        ranked = all_events.measures
+        frauds_in_top = self._frauds_in_top()
         alerts_of_incidents, incidents = tables.incidents_by_day()
         return View(
             name=self._name,
@@ -128,12 +131,12 @@ class _ViewEvaluation:
             alerts=tables.alerts(),
             incidents=int(incidents.sum()),
             incident_alerts=ratio(alerts_of_incidents, incidents, self._weights),
-            levels=self._levels(every, new),
-            precision_at_k=self._precision_at_k(found, events),
+            levels=self._levels(all_events, new_events),
+            precision_at_k=self._precision_at_k(frauds_in_top, events),
             delay=self._delay(),
             amount=self._amount(frauds),
             scenarios=self._scenario_figures(ranked, frauds),
-            days=self._day_figures(events, frauds, found),
+            days=self._day_figures(events, frauds, frauds_in_top),
             precision_recall=_precision_recall(ranked.by_recall),
             budget=self._budget(budgets, ranked.by_budget, events, frauds),
             calibration=self._calibration(),
@@ -152,38 +155,38 @@ class _ViewEvaluation:
     def _budgets(self, events: int) -> F64:
         """Alerts a day at which the budget curve is measured: the same steps for every run, up to
         all events."""
-        a_day = events / self._days
-        tens = range(-1, max(0, ceil(log10(max(a_day, 1.0)))) + 1)
-        steps = np.array([step * 10.0**ten for ten in tens for step in BUDGET_STEPS])
-        return steps[steps <= a_day]
+        events_per_day = events / self._days
+        exponents = range(-1, max(0, ceil(log10(max(events_per_day, 1.0)))) + 1)
+        steps = np.array([step * 10.0**exponent for exponent in exponents for step in BUDGET_STEPS])
+        return steps[steps <= events_per_day]
 
     def _frauds_in_top(self) -> I64:
         """int64[days, k]: frauds among the k entities with the highest scores of each day, for the
         k of `TOP_K`."""
-        found = np.zeros((self._days, len(TOP_K)), np.int64)
-        known: list[set[str]] = []
+        frauds_in_top = np.zeros((self._days, len(TOP_K)), np.int64)
+        found_this_week: list[set[str]] = []
         week = -1
         weeks = ((self._run.days - self._run.days[0]) // WEEK_DAYS).tolist()
         for day, names, frauds in self._tables.daily_rankings(WEEK_DAYS * max(TOP_K)):
             if weeks[day] != week:
-                week, known = weeks[day], [set() for _ in TOP_K]
+                week, found_this_week = weeks[day], [set() for _ in TOP_K]
             for j, k in enumerate(TOP_K):
-                new = measures.found_in_top(names, frauds, k, known[j])
-                found[day, j] = len(new)
-                known[j] |= new
-        return found
+                new = measures.found_in_top(names, frauds, k, found_this_week[j])
+                frauds_in_top[day, j] = len(new)
+                found_this_week[j] |= new
+        return frauds_in_top
 
-    def _precision_at_k(self, found: I64, events: I64) -> list[PrecisionAtK]:
+    def _precision_at_k(self, frauds_in_top: I64, events: I64) -> list[PrecisionAtK]:
         has_events = (events[0] > 0).astype(np.int64)
         return [
-            PrecisionAtK(k=k, precision=ratio(found[:, j], k * has_events, self._weights))
+            PrecisionAtK(k=k, precision=ratio(frauds_in_top[:, j], k * has_events, self._weights))
             for j, k in enumerate(TOP_K)
         ]
 
     def _delay(self) -> Delay:
         block, delay_s = self._tables.delays()
         alerted = ~np.isnan(delay_s)
-        every = np.bincount(block, minlength=ENTITY_BLOCKS)
+        entities = np.bincount(block, minlength=ENTITY_BLOCKS)
         never = np.bincount(block[~alerted], minlength=ENTITY_BLOCKS)
         quartiles = [
             quantile(delay_s[alerted], block[alerted], share, self._entity_weights)
@@ -191,7 +194,7 @@ class _ViewEvaluation:
         ]
         return Delay(
             entities=len(block),
-            never=ratio(never, every, self._entity_weights),
+            never=ratio(never, entities, self._entity_weights),
             first_quartile_s=quartiles[0].value,
             median_s=quartiles[1],
             third_quartile_s=quartiles[2].value,
@@ -208,40 +211,42 @@ class _ViewEvaluation:
 
     def _scenario_figures(self, ranked: RankingMeasures, frauds: I64) -> list[Scenario]:
         present = np.flatnonzero(frauds[0].sum(axis=1)).tolist()
-        figures = [self._scenario(s, ranked, frauds[:, s]) for s in present]
-        return sorted(figures, key=lambda one: (-one.frauds, one.name))
+        figures = [self._scenario(index, ranked, frauds[:, index]) for index in present]
+        return sorted(figures, key=lambda scenario: (-scenario.frauds, scenario.name))
 
-    def _scenario(self, s: int, ranked: RankingMeasures, frauds: I64) -> Scenario:
+    def _scenario(self, index: int, ranked: RankingMeasures, frauds: I64) -> Scenario:
         """frauds: int64[5, days], those of the scenario."""
-        _, delay_s = self._tables.delays(s)
+        _, delay_s = self._tables.delays(index)
         alerted = delay_s[~np.isnan(delay_s)]
-        one = measures.resample_weights(1)
-        nowhere = np.zeros(len(alerted), np.int64)
+        weights = measures.resample_weights(1)
+        block = np.zeros(len(alerted), np.int64)
         count, events_alerted, caught, cents, cents_caught = frauds.sum(axis=1).tolist()
         return Scenario(
-            name=self._run.scenarios[s],
+            name=self._run.scenarios[index],
             frauds=count,
-            roc_auc=_known(ranked.scenario_auc[s]),
-            average_precision=_known(ranked.scenario_precision[s]),
+            roc_auc=_none_if_nan(ranked.scenario_auc[index]),
+            average_precision=_none_if_nan(ranked.scenario_precision[index]),
             alerted=events_alerted,
             recall=ratio(frauds[1], frauds[0], self._weights),
             caught=caught,
             entities=len(delay_s),
             entities_alerted=len(alerted),
-            median_delay_s=quantile(alerted, nowhere, 0.5, one).value,
+            median_delay_s=quantile(alerted, block, 0.5, weights).value,
             amount=cents / 100,
             amount_caught=cents_caught / 100,
             amount_missed=(cents - cents_caught) / 100,
         )
 
-    def _day_figures(self, events: I64, frauds: I64, found: I64) -> list[Day]:
-        of_all = frauds.sum(axis=1)
+    def _day_figures(self, events: I64, frauds: I64, frauds_in_top: I64) -> list[Day]:
+        by_day = frauds.sum(axis=1)
         return [
-            self._day(day, events[:, day].tolist(), of_all[:, day].tolist(), found[day].tolist())
+            self._day(
+                day, events[:, day].tolist(), by_day[:, day].tolist(), frauds_in_top[day].tolist()
+            )
             for day in np.flatnonzero(events[0]).tolist()
         ]
 
-    def _day(self, day: int, events: list[int], frauds: list[int], found: list[int]) -> Day:
+    def _day(self, day: int, events: list[int], frauds: list[int], frauds_in_top: list[int]) -> Day:
         count, fraud_count, alerts, true_alerts = events
         _, alerted, caught, cents, cents_caught = frauds
         return Day(
@@ -256,7 +261,7 @@ class _ViewEvaluation:
             recall=alerted / fraud_count if fraud_count else None,
             amount_fraud=cents / 100,
             amount_caught=cents_caught / 100,
-            precision_at_k=[new / k for new, k in zip(found, TOP_K, strict=True)],
+            precision_at_k=[count / k for count, k in zip(frauds_in_top, TOP_K, strict=True)],
         )
 
     def _budget(self, budgets: F64, curve: Curve, events: I64, frauds: I64) -> list[BudgetPoint]:
@@ -267,11 +272,11 @@ class _ViewEvaluation:
                 alerts_per_day=alerts_per_day,
                 score=score,
                 events=int(count),
-                precision=found / count,
-                recall=found / all_frauds if all_frauds else None,
-                amount_caught_share=caught / cents if cents else None,
+                precision=fraud_count / count,
+                recall=fraud_count / all_frauds if all_frauds else None,
+                amount_caught_share=caught_cents / cents if cents else None,
             )
-            for alerts_per_day, score, count, found, caught in points
+            for alerts_per_day, score, count, fraud_count, caught_cents in points
             if count
         ]
 
@@ -279,8 +284,8 @@ class _ViewEvaluation:
         counts = self._tables.honest_by_score(HALF_DECADES[-1])
         honest = counts.sum(axis=1)
         points = []
-        for half in HALF_DECADES:
-            p, below = 10.0 ** (-half / 2), counts[:, half:].sum(axis=1)
+        for half_decade in HALF_DECADES:
+            p, below = 10.0 ** (-half_decade / 2), counts[:, half_decade:].sum(axis=1)
             points.append(
                 CalibrationPoint(
                     p=p,
@@ -288,16 +293,16 @@ class _ViewEvaluation:
                     events=int(below.sum()),
                 )
             )
-        return [one for one in points if one.events or one.p * honest.sum() >= 1]
+        return [point for point in points if point.events or point.p * honest.sum() >= 1]
 
 
 def _level(ranking: Ranking) -> LevelMeasures:
     ranked, weights = ranking.measures, ranking.weights
-    every, alerted, published = ranking.counts.sum(axis=2)
+    all_rows, alerted, published = ranking.counts.sum(axis=2)
     frauds, frauds_alerted, frauds_published = ranking.counts[:, :, 1:].sum(axis=2)
     blocks = int(np.count_nonzero(frauds))
     return LevelMeasures(
-        count=int(every.sum()),
+        count=int(all_rows.sum()),
         frauds=int(frauds.sum()),
         roc_auc=with_interval(ranked.roc_auc, blocks),
         average_precision=with_interval(ranked.average_precision, blocks),
@@ -314,12 +319,14 @@ def _level(ranking: Ranking) -> LevelMeasures:
 def _precision_recall(curve: Curve) -> list[PrecisionRecallPoint]:
     frauds = max(float(curve.frauds.max(initial=0.0)), 1.0)
     return [
-        PrecisionRecallPoint(score=score, recall=found / frauds, precision=found / events)
-        for score, events, found in zip(
+        PrecisionRecallPoint(
+            score=score, recall=fraud_count / frauds, precision=fraud_count / events
+        )
+        for score, events, fraud_count in zip(
             curve.score.tolist(), curve.events.tolist(), curve.frauds.tolist(), strict=True
         )
     ]
 
 
-def _known(value: float) -> float | None:
+def _none_if_nan(value: float) -> float | None:
     return None if np.isnan(value) else float(value)

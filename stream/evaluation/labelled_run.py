@@ -58,7 +58,7 @@ class TableFiles:
 
 @dataclass(frozen=True, slots=True)
 class Scorer:
-    """A stage whose scores are evaluated. min_alert_score: the least score on which it can alert.
+    """A stage whose scores are evaluated. min_alert_score: the lowest score at which it alerts.
     feature_names: of a monitor's features and detectors. combines: its scores combine the reports of
     the other stages, and an event without a report scores 0."""
 
@@ -72,15 +72,16 @@ class Scorer:
 class LabelledRun(SqlSession):
     """The tables `days`, `events`, `frauds`, `alerted_events`, `labelled_entities` and `compromised`.
 
-    days: day, from 0 on, of each calendar day (from 1970) that has an event to be evaluated. events:
-    what is to be evaluated, a row each: day, scenario (an index into `scenarios`, -1 honest),
-    cents, score, the entity fields, and of any scorer and each, `…_‹scorer›`, alerted and
-    published; score_‹scorer›, of assess 0 where it had no report. frauds: every event labelled
-    fraud, with all columns of its score, its known_time, and of any and each caught; nearest: the
-    scorer whose score came nearest to an alert, gap: what that lacked, both null where none evaluated
-    it. alerted_events: event_time and entity fields of every alerted event. labelled_entities:
-    field, entity and known_time of the entities that labels name as fraudulent. compromised: entity
-    and day, of the entities in one field that were known to be compromised on that day.
+    days: a row for each calendar day (counted from 1970) with an evaluated event; day is its number from 0.
+    events: a row for each evaluated event: day, scenario_index (an index into `scenarios`, -1 if
+    honest), cents, score, the entity fields, score_‹scorer› (of assess 0 where it had no report),
+    alerted and published for any scorer, and alerted_‹scorer› and published_‹scorer›. frauds: a row for
+    each event labelled fraud: all columns of scores, scenario, scenario_index, known_time, caught and
+    caught_‹scorer›; nearest (the scorer whose score was nearest to an alert) and gap (the lowest
+    score at which it alerts minus its score), both null if none scored the event. alerted_events:
+    event_time and entity fields of every alerted event. labelled_entities: field, entity and known_time
+    of the entities that labels name as fraudulent. compromised: entity and day, of the entities in one
+    field that were known to be compromised on that day.
     """
 
     def __init__(
@@ -110,14 +111,14 @@ class LabelledRun(SqlSession):
         """The rows of frauds.parquet: the columns of the scores, and those of labels and alerts."""
         columns = ", ".join(f'"{name}"' for name in self._columns)
         return self.fetch_batches(
-            f"SELECT {columns}, kind AS scenario, known_time, alerted, published, caught, nearest, gap "
+            f"SELECT {columns}, scenario, known_time, alerted, published, caught, nearest, gap "
             "FROM frauds ORDER BY event_time, row"
         )
 
     def make_compromised(self, field: str) -> None:
-        """Make `compromised` for a field, as the Fraud Detection Handbook leaves cards out: on a day of
-        the week that starts on day W, those with a fraud that became known before that day, and not
-        earlier than a week before W. With labels 7 days late, these are frauds from W - 14 days to
+        """Make `compromised` for a field, by the Fraud Detection Handbook's rule for excluding cards: on a day
+        of the week that starts on day W, the entities with a fraud that became known before that day, but
+        not more than a week before W. With labels 7 days late, these are frauds from W - 14 days to
         8 days before that day. The first week starts with the first evaluated day.
         """
         self.execute(
@@ -147,34 +148,34 @@ class LabelledRun(SqlSession):
 
     def _make_scenarios(self) -> None:
         self.execute(
-            "CREATE TABLE kinds AS SELECT name, least(row_number() OVER (ORDER BY n DESC, name), "
-            f"{SCENARIOS_MAX}) - 1 AS scenario FROM (SELECT coalesce(scenario, '') AS name, "
-            "count(*) AS n FROM labels WHERE verdict = 'fraud' AND event_id IS NOT NULL GROUP BY 1)"
+            "CREATE TABLE scenarios AS SELECT scenario, least(row_number() OVER (ORDER BY labels DESC, "
+            f"scenario), {SCENARIOS_MAX}) - 1 AS scenario_index FROM (SELECT coalesce(scenario, '') AS "
+            "scenario, count(*) AS labels FROM labels WHERE verdict = 'fraud' AND event_id IS NOT NULL GROUP BY 1)"
         )
-        found = self.fetch_rows(
-            "SELECT CASE WHEN count(*) > 1 THEN NULL ELSE min(name) END FROM kinds "
-            "GROUP BY scenario ORDER BY scenario"
+        names = self.fetch_rows(
+            "SELECT CASE WHEN count(*) > 1 THEN NULL ELSE min(scenario) END FROM scenarios "
+            "GROUP BY scenario_index ORDER BY scenario_index"
         )
-        self.scenarios = [OTHERS if name is None else str(name) for (name,) in found]
+        self.scenarios = [OTHERS if name is None else str(name) for (name,) in names]
 
     def _make_labelled(self) -> None:
-        """`labelled`: row, kind, scenario and known_time of every event labelled fraud, and how many
-        events have its id. Only the frauds' labels are joined: they are few. Which event is meant
-        is found by numbers alone, which can be spilled to disk."""
+        """`labelled`: row, scenario, scenario_index and known_time of every event labelled fraud, and
+        events_with_id, the number of events with its id. Only labels of frauds are joined: they are few.
+        The first event with an id is found by numbers only, which DuckDB can move to disk."""
         self.execute(
-            "CREATE TABLE labelled AS SELECT row, kind, scenario, known_time, events_with_id FROM (SELECT "
-            f"l.row AS label, CAST(min(epoch_ms(s.event_time)::HUGEINT * {ROWS_MAX} + s.row) % "
+            "CREATE TABLE labelled AS SELECT row, scenario, scenario_index, known_time, events_with_id "
+            f"FROM (SELECT l.row AS label_row, CAST(min(epoch_ms(s.event_time)::HUGEINT * {ROWS_MAX} + s.row) % "
             f"{ROWS_MAX} AS BIGINT) AS row, count(*) AS events_with_id FROM scores s JOIN labels l "
-            "USING (event_id) WHERE l.verdict = 'fraud' GROUP BY l.row) JOIN (SELECT row AS label, "
-            "coalesce(scenario, '') AS kind, known_time FROM labels) USING (label) "
-            "JOIN kinds k ON k.name = kind"
+            "USING (event_id) WHERE l.verdict = 'fraud' GROUP BY l.row) JOIN (SELECT row AS label_row, "
+            "coalesce(scenario, '') AS scenario, known_time FROM labels) USING (label_row) "
+            "JOIN scenarios USING (scenario)"
         )
 
     def _make_events(self) -> None:
-        """An event without a label counts as honest."""
-        scores = (self._score(scorer) for scorer in self.scorers)
+        """Make `events` and `alerted_events`. An event without a label counts as honest."""
+        scores = (self._score_column(scorer) for scorer in self.scorers)
         self.execute(
-            f"CREATE TABLE events AS SELECT day, coalesce(l.scenario, -1) AS scenario, {CENTS} "
+            f"CREATE TABLE events AS SELECT day, coalesce(l.scenario_index, -1) AS scenario_index, {CENTS} "
             f"AS cents, score, {', '.join([*scores, *self.fields])}, {self._activity_columns()} "
             f"FROM scores s LEFT JOIN labelled l USING (row) JOIN days ON calendar = "
             f"{calendar_day('event_time')} WHERE evaluated"
@@ -185,60 +186,68 @@ class LabelledRun(SqlSession):
         )
 
     def _make_frauds(self) -> None:
-        held = (
-            f"SELECT f.row, h.monitor FROM fraud f JOIN alerts h "
-            f"ON h.entity_type = '{field}' AND h.entity = f.{field} "
-            "AND f.event_time >= h.event_time "
-            "AND f.event_time < h.event_time + to_milliseconds(1000 * h.ttl_s)"
+        actions_in_force = (
+            f"SELECT f.row, a.monitor FROM fraud f JOIN alerts a "
+            f"ON a.entity_type = '{field}' AND a.entity = f.{field} "
+            "AND f.event_time >= a.event_time "
+            "AND f.event_time < a.event_time + to_milliseconds(1000 * a.ttl_s)"
             for field in self.fields
         )
-        of = (f", bool_or(monitor = '{w.name}') AS held_{w.name}" for w in self.scorers)
-        caught = (
-            f"f.alerted{own} OR coalesce(h.held{own}, false) AS caught{own}"
-            for own in self._column_suffixes()
+        by_scorer = (
+            f", bool_or(monitor = '{scorer.name}') AS action_{scorer.name}"
+            for scorer in self.scorers
         )
-        gaps = {w.name: f"{w.min_alert_score!r} - score_{w.name}" for w in self.scorers}
-        whose = (f"WHEN {gap} THEN '{name}'" for name, gap in gaps.items())
-        least = f"least({', '.join(gaps.values())})"
+        caught = (
+            f"f.alerted{suffix} OR coalesce(a.action{suffix}, false) AS caught{suffix}"
+            for suffix in self._column_suffixes()
+        )
+        gaps = {
+            scorer.name: f"{scorer.min_alert_score!r} - score_{scorer.name}"
+            for scorer in self.scorers
+        }
+        nearest = (f"WHEN {gap} THEN '{name}'" for name, gap in gaps.items())
+        lowest_gap = f"least({', '.join(gaps.values())})"
         self.execute(
-            f"CREATE TABLE frauds AS WITH fraud AS (SELECT s.*, known_time, day, l.scenario, kind, "
-            f"{CENTS} AS cents, {self._activity_columns()}, {least} AS gap, "
-            f"CASE {least} {' '.join(whose)} END AS nearest FROM scores s "
+            f"CREATE TABLE frauds AS WITH fraud AS (SELECT s.*, known_time, day, l.scenario, l.scenario_index, "
+            f"{CENTS} AS cents, {self._activity_columns()}, {lowest_gap} AS gap, "
+            f"CASE {lowest_gap} {' '.join(nearest)} END AS nearest FROM scores s "
             f"JOIN labelled l USING (row) LEFT JOIN days ON calendar = {calendar_day('event_time')}) "
-            f"SELECT f.*, {', '.join(caught)} FROM fraud f LEFT JOIN (SELECT row, true AS held"
-            f"{''.join(of)} FROM ({' UNION ALL '.join(held)}) GROUP BY row) h USING (row)"
+            f"SELECT f.*, {', '.join(caught)} FROM fraud f LEFT JOIN (SELECT row, true AS action"
+            f"{''.join(by_scorer)} FROM ({' UNION ALL '.join(actions_in_force)}) GROUP BY row) a USING (row)"
         )
 
     def _make_labelled_entities(self, columns: Sequence[str]) -> None:
         """columns: of labels.parquet, with entity columns only where labels name entities alone."""
-        each = (
+        by_field = (
             f"SELECT '{field}' AS field, {field} AS entity, known_time FROM labels "
             f"WHERE verdict = 'fraud' AND {field} IS NOT NULL"
             for field in ENTITY_FIELDS
             if field in columns
         )
-        nobody = "SELECT '' AS field, '' AS entity, now()::TIMESTAMP AS known_time WHERE false"
-        self.execute(f"CREATE TABLE labelled_entities AS {' UNION ALL '.join([nobody, *each])}")
+        no_entities = "SELECT '' AS field, '' AS entity, now()::TIMESTAMP AS known_time WHERE false"
+        self.execute(
+            f"CREATE TABLE labelled_entities AS {' UNION ALL '.join([no_entities, *by_field])}"
+        )
 
-    def _score(self, scorer: Scorer) -> str:
+    def _score_column(self, scorer: Scorer) -> str:
         name = f"score_{scorer.name}"
         if not scorer.combines:
             return name
         return f"CASE WHEN {scorer.entity} IS NOT NULL THEN coalesce({name}, 0) END AS {name}"
 
     def _activity_columns(self) -> str:
-        """The columns alerted and published, of all scorers together and of each."""
-        every = [scorer.name for scorer in self.scorers]
+        """SQL for the columns alerted and published, for any scorer and for each."""
+        all_names = [scorer.name for scorer in self.scorers]
         return ", ".join(
-            f"{activity_is(names, among)} AS {what}{own}"
-            for what, among in (("alerted", ALERTED), ("published", PUBLISHED))
-            for names, own in zip(
-                [every, *([name] for name in every)], self._column_suffixes(), strict=True
+            f"{activity_is(names, outcomes)} AS {column}{suffix}"
+            for column, outcomes in (("alerted", ALERTED), ("published", PUBLISHED))
+            for names, suffix in zip(
+                [all_names, *([name] for name in all_names)], self._column_suffixes(), strict=True
             )
         )
 
     def _column_suffixes(self) -> list[str]:
-        """The suffixes of column names: of all scorers together, then of each."""
+        """The suffixes of column names: for any scorer, then for each."""
         return ["", *(f"_{scorer.name}" for scorer in self.scorers)]
 
 
@@ -247,6 +256,8 @@ def calendar_day(time: str) -> str:
     return f"epoch_ms({time}) // {DAY_MS}"
 
 
-def activity_is(scorers: Sequence[str], among: tuple[str, ...]) -> str:
+def activity_is(scorers: Sequence[str], outcomes: tuple[str, ...]) -> str:
     """SQL for whether an event has one of these outcomes for any of the scorers."""
-    return f"({' OR '.join(f'coalesce(activity_{one} IN {among!r}, false)' for one in scorers)})"
+    return (
+        f"({' OR '.join(f'coalesce(activity_{name} IN {outcomes!r}, false)' for name in scorers)})"
+    )

@@ -16,11 +16,11 @@ ONLY_OTHER: Final = "(other_published AND NOT first_published)"
 """Which of the two runs have an alert on an event."""
 
 
-def read_runs(sql: SqlSession, first: Path, other: Path, labelled: bool, same: str) -> None:
-    """Make the table `event`, a row for each event that is evaluated in both runs, and the tables
+def read_runs(sql: SqlSession, first: Path, other: Path, labelled: bool, id_columns: str) -> None:
+    """Make the table `event`, a row for each event evaluated in both runs, and the tables
     `first_alert` and `other_alert`, the alerts on these events with the state of their incidents.
 
-    same: columns that identify an event in both runs, beside its topic and time.
+    id_columns: SQL names of the columns that identify an event in both runs, in addition to topic and time.
     """
     for side, folder in zip(SIDES, (first, other), strict=True):
         scores = folder / "scores.parquet"
@@ -44,7 +44,7 @@ def read_runs(sql: SqlSession, first: Path, other: Path, labelled: bool, same: s
             epoch_ms(first.event_time) AS time_ms, {calendar_day("first.event_time")} AS day,
             first.amount, first.cents,
             f.topic IS NOT NULL AS fraud, coalesce(f.scenario, '') AS scenario, {sides}
-        FROM first_score first JOIN other_score other USING (topic, event_time, {same})
+        FROM first_score first JOIN other_score other USING (topic, event_time, {id_columns})
             LEFT JOIN {frauds} f ON f.topic = first.topic AND f.partition = first.partition
             AND f."offset" = first."offset" """
     )

@@ -1,7 +1,7 @@
-"""Compare two runs over the same events: which caught more, what only one of them caught.
+"""Compares two runs over the same events: which caught more, and the frauds that only one caught.
 
 Reads the tables of the runs, joined in DuckDB and so in bounded memory. The interval of a difference
-comes from resamples in which both runs keep the same days, so that effects of a day on both cancel.
+comes from resamples with the same days for both runs, so that effects of a day on both cancel.
 """
 
 from collections.abc import Iterator
@@ -49,7 +49,7 @@ CAUGHT_MAX: Final = 10
 
 
 def pair(
-    work: Path,
+    work_dir: Path,
     first: tuple[str, Path],
     other: tuple[str, Path],
     *,
@@ -58,14 +58,14 @@ def pair(
 ) -> Pair:
     """Compare the first run with another, each given by its name and folder.
 
-    work: a folder for DuckDB's temporary files. labelled: labels say which events are fraud.
-    by_position: an event has the same position in both runs, else the same id. Raises ExtraMissing,
+    work_dir: a folder for DuckDB's temporary files. labelled: whether labels name events. by_position:
+    whether events are matched by position, else by id. Raises ExtraMissing,
     and InputError where no event is in both.
     """
-    with database.open_database(work) as connection:
+    with database.open_database(work_dir) as connection:
         sql = SqlSession(connection)
-        same = 'partition, "offset"' if by_position else "event_id"
-        read_runs(sql, first[1], other[1], labelled, same)
+        id_columns = 'partition, "offset"' if by_position else "event_id"
+        read_runs(sql, first[1], other[1], labelled, id_columns)
         [(in_first, in_other, in_both)] = sql.fetch_rows(
             "SELECT (SELECT count(*) FROM first_score), (SELECT count(*) FROM other_score), "
             "(SELECT count(*) FROM event)"
@@ -92,7 +92,7 @@ def pair(
 
 def _differences(sql: SqlSession) -> Iterator[Difference]:
     fewer = min(events_with_alert(sql))
-    found = sql.fetch_columns(
+    by_day = sql.fetch_columns(
         f"""SELECT day, count(*) FILTER (NOT fraud) AS honest, count(*) FILTER (fraud) AS frauds,
             count(*) FILTER (fraud AND first_alerted) AS alerted_a,
             count(*) FILTER (fraud AND other_alerted) AS alerted_b,
@@ -108,21 +108,23 @@ def _differences(sql: SqlSession) -> Iterator[Difference]:
         FROM (SELECT *, {", ".join(_equal(side, fewer) for side in SIDES)} FROM event)
         GROUP BY day ORDER BY day"""
     )
-    day = found.pop("day").astype(np.int64)
+    day = by_day.pop("day").astype(np.int64)
     weights = resample_weights(len(day))
-    honest, frauds = (found[name].astype(np.int64) for name in ("honest", "frauds"))
+    honest, frauds = (by_day[name].astype(np.int64) for name in ("honest", "frauds"))
     totals = RankingTotals(honest, frauds[:, None])
     first, other = (_ranked(sql, side, day, totals, weights) for side in SIDES)
-    at_few = "recall at 0.1 % false positives"
     yield _difference(AVERAGE_PRECISION, first.average_precision, other.average_precision, frauds)
     yield _difference("ROC AUC", first.roc_auc, other.roc_auc, frauds)
     yield _difference(
-        at_few, first.recall_at_false_positives, other.recall_at_false_positives, frauds
+        "recall at 0.1 % false positives",
+        first.recall_at_false_positives,
+        other.recall_at_false_positives,
+        frauds,
     )
-    of = {name: column.astype(np.int64) for name, column in found.items()}
-    of["published"] = of["published_a"] + of["published_b"]
-    of["compared"] = of["frauds"] * (fewer > 0)  # to no alert at all nothing is equally many
-    for measure, parts, wholes, held in (
+    counts = {name: column.astype(np.int64) for name, column in by_day.items()}
+    counts["published"] = counts["published_a"] + counts["published_b"]
+    counts["compared"] = counts["frauds"] * (fewer > 0)  # undefined if a run has no alert
+    for measure, numerators, denominators, measured in (
         (EQUAL_RECALL, ("equal_a", "equal_b"), ("compared", "compared"), "compared"),
         (RECALL, ("alerted_a", "alerted_b"), ("frauds", "frauds"), "frauds"),
         (PRECISION, ("true_a", "true_b"), ("published_a", "published_b"), "published"),
@@ -132,24 +134,24 @@ def _differences(sql: SqlSession) -> Iterator[Difference]:
         ),
     ):
         a, b = (
-            divide(of[part] @ weights, of[whole] @ weights)
-            for part, whole in zip(parts, wholes, strict=True)
+            divide(counts[numerator] @ weights, counts[denominator] @ weights)
+            for numerator, denominator in zip(numerators, denominators, strict=True)
         )
-        yield _difference(measure, a, b, of[held])
+        yield _difference(measure, a, b, counts[measured])
 
 
-def _equal(side: str, most: int) -> str:
-    """Column ‹side›_equal: whether an event is among so many at most of a side's events with an
-    alert, those with the highest scores."""
+def _equal(side: str, limit: int) -> str:
+    """SQL for the column ‹side›_equal: whether an event is among the `limit` events with an alert of a run
+    that have the highest scores."""
     return (
         f"rowid IN (SELECT rowid FROM event WHERE {side}_published "
-        f"ORDER BY {side}_score DESC, time_ms, event_id LIMIT {most}) AS {side}_equal"
+        f"ORDER BY {side}_score DESC, time_ms, event_id LIMIT {limit}) AS {side}_equal"
     )
 
 
-def _difference(measure: str, first: F64, other: F64, held: I64) -> Difference:
-    """held: int64[days], how much of what is measured lies in each."""
-    blocks = int(np.count_nonzero(held))
+def _difference(measure: str, first: F64, other: F64, measured: I64) -> Difference:
+    """measured: int64[days], the number of events or the amount that the measure is based on."""
+    blocks = int(np.count_nonzero(measured))
     difference = with_interval(other - first, blocks)
     return Difference(
         measure=measure,
@@ -185,27 +187,27 @@ def _ranked(
 
 
 def _overlaps(sql: SqlSession, labelled: bool) -> Iterator[Overlap]:
-    yield _of_events(sql, "events", "count(*)", "true")
-    yield _of_entities(sql, "entities", "")
-    yield _incidents(sql)
-    yield _of_events(sql, "amount", "sum(cents / 100)", "true")
+    yield _event_overlap(sql, "events", "count(*)", "true")
+    yield _entity_overlap(sql, "entities", "")
+    yield _incident_overlap(sql)
+    yield _event_overlap(sql, "amount", "sum(cents / 100)", "true")
     if labelled:
-        yield _of_events(sql, "frauds", "count(*)", "fraud")
-        yield _of_entities(sql, "fraud entities", "WHERE verdict = 'fraud'")
-        yield _of_events(sql, "fraud amount", "sum(cents / 100)", "fraud")
+        yield _event_overlap(sql, "frauds", "count(*)", "fraud")
+        yield _entity_overlap(sql, "fraud entities", "WHERE verdict = 'fraud'")
+        yield _event_overlap(sql, "fraud amount", "sum(cents / 100)", "fraud")
 
 
-def _of_events(sql: SqlSession, what: str, measure: str, among: str) -> Overlap:
+def _event_overlap(sql: SqlSession, what: str, measure: str, condition: str) -> Overlap:
     sums = ", ".join(
-        f"coalesce({measure} FILTER ({one} AND {among}), 0)"
-        for one in (BOTH, ONLY_FIRST, ONLY_OTHER)
+        f"coalesce({measure} FILTER ({side} AND {condition}), 0)"
+        for side in (BOTH, ONLY_FIRST, ONLY_OTHER)
     )
     return _overlap(what, fetch_row(sql, f"SELECT {sums} FROM event"))
 
 
-def _of_entities(sql: SqlSession, what: str, among: str) -> Overlap:
+def _entity_overlap(sql: SqlSession, what: str, where: str) -> Overlap:
     entities = {
-        side: f"SELECT DISTINCT entity_type, entity FROM {side}_alert {among}" for side in SIDES
+        side: f"SELECT DISTINCT entity_type, entity FROM {side}_alert {where}" for side in SIDES
     }
     first, other = entities["first"], entities["other"]
     return _overlap(
@@ -219,20 +221,20 @@ def _of_entities(sql: SqlSession, what: str, among: str) -> Overlap:
     )
 
 
-def _incidents(sql: SqlSession) -> Overlap:
-    counted = {}
-    for side, against in (SIDES, SIDES[::-1]):
-        counted[side] = fetch_row(
+def _incident_overlap(sql: SqlSession) -> Overlap:
+    counts = {}
+    for side, opposite in (SIDES, SIDES[::-1]):
+        counts[side] = fetch_row(
             sql,
             f"""WITH incident AS (SELECT DISTINCT incident_id, entity_type, entity, opened, last
                 FROM {side}_alert)
-            SELECT count(*) FILTER (known), count(*) FILTER (NOT known) FROM (
-                SELECT EXISTS (FROM {against}_alert a WHERE a.entity_type = incident.entity_type
+            SELECT count(*) FILTER (in_both), count(*) FILTER (NOT in_both) FROM (
+                SELECT EXISTS (FROM {opposite}_alert a WHERE a.entity_type = incident.entity_type
                     AND a.entity = incident.entity
-                    AND a.event_time BETWEEN incident.opened AND incident.last) AS known
+                    AND a.event_time BETWEEN incident.opened AND incident.last) AS in_both
                 FROM incident)""",
         )
-    return _overlap("incidents", (*counted["first"], counted["other"][1]))
+    return _overlap("incidents", (*counts["first"], counts["other"][1]))
 
 
 def _overlap(what: str, counts: tuple[float, ...]) -> Overlap:
@@ -240,10 +242,10 @@ def _overlap(what: str, counts: tuple[float, ...]) -> Overlap:
     return Overlap(what=what, both=both, first_only=first_only, other_only=other_only)
 
 
-def _caught_by_one(sql: SqlSession, which: str) -> list[CaughtByOne]:
+def _caught_by_one(sql: SqlSession, condition: str) -> list[CaughtByOne]:
     rows = sql.fetch_rows(
         f"""SELECT event_id, time_ms, scenario, amount, first_score, other_score FROM event
-        WHERE fraud AND {which} ORDER BY amount DESC NULLS LAST, time_ms, event_id LIMIT {CAUGHT_MAX}"""
+        WHERE fraud AND {condition} ORDER BY amount DESC NULLS LAST, time_ms, event_id LIMIT {CAUGHT_MAX}"""
     )
     return [
         CaughtByOne(

@@ -1,6 +1,6 @@
 """Queries of runs: their tables as SQL views, and the most common queries as methods.
 
-Read-only: nothing but these files can be read, nothing written, no network, no extension loaded.
+Read-only: a query can read only these files, and cannot write, use the network or load an extension.
 Caught and missed frauds are read from frauds.parquet.
 """
 
@@ -29,19 +29,19 @@ OPTION_OF_TABLE: Final = {"features": "--features", "frauds": "--labels", "misse
 """Tables that a run has only with an option of `eddy replay`."""
 ROWS_AT_ONCE: Final = 1_000
 EVENTS_SHOWN: Final = 12
-"""Of an incident: in an explanation the last ones, on a run's page the first."""
+"""Events shown of an incident: the last ones in an explanation, the first ones on a run's page."""
 TopOrder = Literal["score", "alerts", "amount", "missed"]
 
 
 class QueryResult(NamedTuple):
-    """Column names, and rows that are fetched while they are read."""
+    """Column names, and rows, which are fetched while they are iterated."""
 
     names: list[str]
     rows: Iterator[tuple[Any, ...]]
 
 
 class Column(NamedTuple):
-    """A column of a table, and what it means."""
+    """A column of a table, with its meaning."""
 
     table: str
     column: str
@@ -67,8 +67,8 @@ class UnalertedExplanation:
     what: "event", or the field that names the entity. event: the row in scores, of an entity the
     one with the highest score. reports: of each monitor that scored it (monitor, score, activity,
     surprised features). features: (feature, value, p), the smallest p first; empty where the run has
-    no features.parquet. label: its row in labels, and fraud: in frauds; None where there is none.
-    events: how many the id has, from first to last.
+    no features.parquet. label: its row in labels, and fraud: in frauds; None if there is none.
+    events: the number of events with the id, from first to last.
     """
 
     what: str
@@ -94,18 +94,18 @@ class RunDatabase:
         import duckdb
 
         try:
-            kinds = [str(one.type) for one in self._tables.extract_statements(sql)]
+            kinds = [str(statement.type) for statement in self._tables.extract_statements(sql)]
             if kinds == ["StatementType.MULTI"]:
                 raise QueryError(
-                    f"got {_short(sql)}; expected the values of a PIVOT, ON column IN ('a', 'b'): "
-                    "to find them by itself it would have to write"
+                    f"got {_short(sql)}; expected a PIVOT with its values, ON column IN ('a', 'b'): "
+                    "without them, DuckDB would have to write a table"
                 )
             if len(kinds) != 1 or kinds[0] not in READ_STATEMENTS:
                 raise QueryError(f"got {_short(sql)}; expected one SELECT: runs are only read")
             by_others = not parameters and kinds[0] == READ_STATEMENTS[0]
             answer = self._execute(self._with_utc_times(sql) if by_others else sql, parameters)
             return QueryResult(
-                _unique_names(str(one[0]) for one in answer.description or ()), self._fetch()
+                _unique_names(str(column[0]) for column in answer.description or ()), self._fetch()
             )
         except duckdb.CatalogException as error:
             for table, option in OPTION_OF_TABLE.items():
@@ -117,29 +117,28 @@ class RunDatabase:
             raise QueryError(str(error).strip()) from error
 
     def _with_utc_times(self, sql: str) -> str:
-        """The same SELECT with times in UTC: as Python objects DuckDB gives times of a zone only
-        where pytz is installed."""
-        asked = self._tables.sql(sql)  # checks it; asking for its length would run it
-        types = [str(one) for one in asked.types]
-        if not any(WITH_TIME_ZONE in one for one in types):
+        """The same SELECT with times in UTC, because DuckDB needs pytz to return times with a zone."""
+        relation = self._tables.sql(sql)  # binds the statement without running it
+        types = [str(kind) for kind in relation.types]
+        if not any(WITH_TIME_ZONE in kind for kind in types):
             return sql
         columns = [f"column_{i}" for i in range(len(types))]
         cast = (
             f'CAST({column} AS {kind.replace(WITH_TIME_ZONE, "TIMESTAMP")}) AS "{name}"'
             for column, kind, name in zip(
-                columns, types, (name.replace('"', '""') for name in asked.columns), strict=True
+                columns, types, (name.replace('"', '""') for name in relation.columns), strict=True
             )
         )
         return f"SELECT {', '.join(cast)} FROM ({_without_semicolon(sql)}\n) AS answer({', '.join(columns)})"
 
     def _execute(self, sql: str, parameters: Sequence[Any]) -> "DuckDBPyConnection":
-        """In a thread of its own: by itself DuckDB does not end every query for Ctrl-C."""
+        """Execute in a thread, because DuckDB does not stop every query on Ctrl-C."""
         with ThreadPoolExecutor(1) as thread:
             answer = thread.submit(self._tables.execute, sql, list(parameters))
             try:
                 return answer.result()
             finally:
-                while not answer.done():  # again: a query that only begins then does not hear it
+                while not answer.done():  # repeatedly: a query that has not begun ignores it
                     self._tables.interrupt()
                     wait([answer], timeout=0.1)
 
@@ -173,12 +172,10 @@ class RunDatabase:
 
     def _top_missed(self, field: str, limit: int) -> QueryResult:
         if not self._has("frauds"):
-            raise QueryError("no fraud is known of this run: it was replayed without --labels")
-        _, known = self.query("SELECT 1 FROM frauds LIMIT 1")
-        if not list(known):
-            raise QueryError(
-                "no label calls an event of this run fraud: none is known to be missed"
-            )
+            raise QueryError("this run has no frauds: it was replayed without --labels")
+        _, rows = self.query("SELECT 1 FROM frauds LIMIT 1")
+        if not list(rows):
+            raise QueryError("no event of this run is labelled fraud, so no fraud was missed")
         return self.query(
             f"SELECT {field}, sum(amount) AS missed, count(*) AS frauds, min(gap) AS nearest_gap, "
             f"min(event_time) AS first, max(event_time) AS last FROM missed "
@@ -193,15 +190,15 @@ class RunDatabase:
         what: an alert's id, its incident's, an event's, or an entity, of which the worst alert is
         explained, of the evaluated ones where there are any. Raises QueryError where the run has none.
         """
-        found = self._query_dicts(
+        matches = self._query_dicts(
             "SELECT * FROM alerts WHERE alert_id = $1 OR incident_id = $1 OR entity = $1 OR "
             "event_id = $1 ORDER BY alert_id = $1 DESC, incident_id = $1 DESC, entity = $1 DESC, "
             "evaluated DESC, score DESC, event_time LIMIT 1",
             (what,),
         )
-        if not found:
+        if not matches:
             return self._explain_unalerted(what)
-        [alert] = found
+        [alert] = matches
         field, entity = alert["entity_type"], alert["entity"]
         [incident] = self._query_dicts(
             "SELECT * FROM incidents WHERE incident_id = ?", (alert["incident_id"],)
@@ -219,14 +216,15 @@ class RunDatabase:
 
     def _explain_unalerted(self, what: str) -> UnalertedExplanation:
         for name in ("event_id", *self._fields):
-            of = f"FROM scores WHERE {name} = ?"
-            found = self._query_dicts(
-                f"SELECT * {of} ORDER BY evaluated DESC, score DESC, event_time LIMIT 1", (what,)
+            source = f"FROM scores WHERE {name} = ?"
+            matches = self._query_dicts(
+                f"SELECT * {source} ORDER BY evaluated DESC, score DESC, event_time LIMIT 1",
+                (what,),
             )
-            if found:
-                [event], is_event = found, name == "event_id"
+            if matches:
+                [event], is_event = matches, name == "event_id"
                 _, rows = self.query(
-                    f"SELECT count(*), min(event_time), max(event_time) {of}", (what,)
+                    f"SELECT count(*), min(event_time), max(event_time) {source}", (what,)
                 )
                 [(events, first, last)] = rows
                 return UnalertedExplanation(
@@ -249,8 +247,8 @@ class RunDatabase:
         """The event's row in a table that the run may not have."""
         if not self._has(table):
             return None
-        found = self._query_dicts(f"SELECT * FROM {table} WHERE event_id = ?", (event["event_id"],))
-        return found[-1] if found else None
+        rows = self._query_dicts(f"SELECT * FROM {table} WHERE event_id = ?", (event["event_id"],))
+        return rows[-1] if rows else None
 
     def _features_of(self, event: dict[str, Any]) -> list[tuple[str, float, float]]:
         row = self._row_of(event, "features") or {}
@@ -259,7 +257,7 @@ class RunDatabase:
             for name, p in row.items()
             if name.endswith("__p") and p is not None
         ]
-        return sorted(named, key=lambda one: one[2])
+        return sorted(named, key=lambda feature: feature[2])
 
     def _query_dicts(self, sql: str, parameters: Sequence[Any]) -> list[dict[str, Any]]:
         names, rows = self.query(sql, parameters)
@@ -282,7 +280,7 @@ def _reports(event: dict[str, Any]) -> list[tuple[str, float, str | None, str | 
     ]
     return [
         (name, score, event.get(f"activity_{name}"), event.get(f"surprising_{name}"))
-        for name, score in sorted(scored, key=lambda one: -one[1])
+        for name, score in sorted(scored, key=lambda item: -item[1])
     ]
 
 
@@ -293,10 +291,10 @@ WITH_TIME_ZONE: Final = "TIMESTAMP WITH TIME ZONE"
 @contextmanager
 def open_runs(runs: Sequence[Path]) -> Iterator[RunDatabase]:
     """The tables of these runs, as views; and `missed`, where labels are known. Raises QueryError
-    for what is no run, ExtraMissing without DuckDB."""
+    for a folder without a run, ExtraMissing without DuckDB."""
     for k, run in enumerate(runs):
         _require_run(run)
-        if run.resolve() in (one.resolve() for one in runs[:k]):
+        if run.resolve() in (earlier.resolve() for earlier in runs[:k]):
             raise QueryError(f"{run} was named twice: its rows would count twice; expected it once")
     database.check_installed()
     import duckdb
@@ -306,7 +304,7 @@ def open_runs(runs: Sequence[Path]) -> Iterator[RunDatabase]:
             "temp_directory": spill,
             "autoload_known_extensions": False,
             "autoinstall_known_extensions": False,
-            "python_enable_replacements": False,  # else a name in SQL may mean a Python variable
+            "python_enable_replacements": False,  # otherwise a name in SQL may refer to a Python variable
         }
         with duckdb.connect(config=settings) as tables:
             database.disable_progress_bar(tables)
@@ -328,9 +326,9 @@ def open_runs(runs: Sequence[Path]) -> Iterator[RunDatabase]:
 
 
 def columns(runs: Sequence[Path]) -> list[Column]:
-    """Every column of the runs' tables, once, with what it means. Raises QueryError for what is no
+    """Every column of the runs' tables, once, with its meaning. Raises QueryError for a folder without a
     run."""
-    found: dict[tuple[str, str], Column] = {}
+    listed: dict[tuple[str, str], Column] = {}
     for run in runs:
         _require_run(run)
         for table in TABLES:
@@ -338,13 +336,13 @@ def columns(runs: Sequence[Path]) -> list[Column]:
             for field in pq.read_schema(file) if file.is_file() else ():
                 meaning = (field.metadata or {}).get(b"meaning", b"").decode()
                 column = Column(table, field.name, str(field.type), meaning)
-                found.setdefault((table, field.name), column)
-    return list(found.values())
+                listed.setdefault((table, field.name), column)
+    return list(listed.values())
 
 
 def _require_run(run: Path) -> None:
     if not (run / "summary.json").is_file():
-        raise QueryError(f"{run}: no run lies there; expected a folder that eddy replay wrote")
+        raise QueryError(f"{run}: is not a run; expected a folder that eddy replay wrote")
 
 
 def _table_sql(tables: "DuckDBPyConnection", name: str, run: Path, file: Path) -> str:
@@ -355,23 +353,23 @@ def _table_sql(tables: "DuckDBPyConnection", name: str, run: Path, file: Path) -
 
 
 def _unique_names(names: Iterable[str]) -> list[str]:
-    """Names of columns, those that came before with a number: rows are kept by name."""
-    apart: list[str] = []
+    """Column names without duplicates: repeated names get a number."""
+    unique: list[str] = []
     for name in names:
         numbered, count = name, 1
-        while numbered in apart:
+        while numbered in unique:
             count += 1
             numbered = f"{name}_{count}"
-        apart.append(numbered)
-    return apart
+        unique.append(numbered)
+    return unique
 
 
 def _without_semicolon(sql: str) -> str:
-    """A statement up to the semicolon that ends it, if one does."""
+    """A statement without the semicolon at its end and the text after that."""
     import duckdb
 
     text = sql.encode()
-    ends = (at for at, _ in duckdb.tokenize(sql) if text[at : at + 1] == b";")
+    ends = (start for start, _ in duckdb.tokenize(sql) if text[start : start + 1] == b";")
     return text[: next(ends, len(text))].decode()
 
 

@@ -17,9 +17,9 @@ where an event of the entity from opening to last is, or as entities are."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """A number with its 95 % bootstrap interval. All three are null where it is not defined; low
-    and high alone, where fewer than eight days, or groups of entities, hold any of what is measured,
-    or no resample of them differs."""
+    """A number with its 95 % bootstrap interval. value: null where the measure is not defined. low, high: also
+    null if fewer than eight days, or groups of entities, have data for the measure, or if all resamples
+    are equal."""
 
     value: float | None
     low: float | None
@@ -28,13 +28,13 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LevelMeasures:
-    """How well one level is ranked, and what its alerts catch.
+    """Measures of the ranking and the alerts of one level, such as events or entities.
 
-    count, frauds: of that level. alerted: how many with an alerted event, one that opened, updated
-    or was counted into an incident; frauds_alerted: the frauds among them. published: how many with
-    an event that has an alert, and frauds_published. precision: frauds_published/published,
-    what somebody has to review; recall: frauds_alerted/frauds; both at the alert budget. Incidents
-    have no recall: all of them are alerted.
+    count: number of events, entities or incidents. frauds: the frauds among them. alerted: those with an
+    alerted event, which opened, updated or was counted in an incident. published: those with an event
+    that has an alert, which have to be reviewed. frauds_alerted, frauds_published: the frauds among
+    these. precision: frauds_published/published. recall: frauds_alerted/frauds; null for incidents,
+    since all are alerted. Both are at the alert budget.
     """
 
     count: int
@@ -53,7 +53,7 @@ class LevelMeasures:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrecisionAtK:
     """The mean over days of frauds among the k entities with the highest scores, divided by k;
-    entities known as compromised, or found on an earlier day of the week, left out."""
+    entities known as compromised, or found on an earlier day of the same week, are excluded."""
 
     k: int
     precision: Estimate
@@ -61,10 +61,10 @@ class PrecisionAtK:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delay:
-    """From the first fraudulent event of an entity to the first alerted one of its events since.
+    """The delay from the first fraud of an entity to its next alerted event.
 
-    entities: with a fraud. never: share of them without such an event. The quartiles, in seconds,
-    are of those that have one.
+    entities: number of entities with a fraud. never: share of them without such an event. Quartiles are
+    in seconds, over the other entities.
     """
 
     entities: int
@@ -76,8 +76,8 @@ class Delay:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Amount:
-    """Amounts of frauds, each without its sign. caught: of frauds with an alert, and of
-    frauds while an action recommended for one of their entities was in force; missed: the others."""
+    """Sums of the absolute amounts of frauds. caught: of frauds that were alerted, or occurred while an action
+    recommended for one of their entities was in force. missed: of the others."""
 
     fraud: float
     caught: float
@@ -87,10 +87,10 @@ class Amount:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
-    """One kind of fraud. name: the labels' scenario, "" where they name none.
+    """One kind of fraud. name: the labels' scenario, "" if they have none.
 
     roc_auc, average_precision: its events against all honest ones. recall: share of its events that
-    are alerted; caught: share caught as `Amount` has it. entities, entities_alerted and
+    are alerted; caught: number of caught events, as in `Amount`. entities, entities_alerted and
     median_delay_s: as in `Delay`, from its first event.
     """
 
@@ -131,7 +131,7 @@ class Day:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrecisionRecallPoint:
-    """Alerting on every event of at least that score."""
+    """Precision and recall of alerts on all events with at least this score."""
 
     score: float
     recall: float
@@ -191,23 +191,23 @@ class View:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MonitorScore:
-    """The score of a monitor, or of assess, for a missed fraud. score: null where it did not score it.
-    min_alert_score: the least score with which it can alert. held_back: by the budget. surprising:
-    the features whose own p-value is below 0.1; ordinary: the others."""
+    """The score of a monitor, or of assess, for a missed fraud. score: null if it did not score the event.
+    min_alert_score: the lowest score at which it alerts. held_back: whether the alert budget held the
+    alert back. surprising: the features whose own p-value is below 0.1. not_surprising: the others."""
 
     monitor: str
     score: float | None
     min_alert_score: float
     held_back: bool
     surprising: list[str]
-    ordinary: list[str]
+    not_surprising: list[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MissedFraud:
-    """A missed fraud. entities: field → id, or its pseudonym. nearest: the scorer nearest to an alert,
-    null where none evaluated it; gap: the least alerting score less its score, not above 0 where the budget did not allow
-    an alert on it."""
+    """A missed fraud. entities: field → id, or its pseudonym. nearest: the scorer nearest to an alert, null
+    if none scored the event. gap: the lowest score at which that scorer alerts minus its score; at most
+    0 if the alert budget did not allow an alert."""
 
     event_id: str
     event_time: str
@@ -222,9 +222,9 @@ class MissedFraud:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MissedBand:
-    """Missed frauds by reason. name: "held back" by the budget, whose alerts were used up; "budget": the
-    budget allowed but lower p-values then; "0 to 0.5" and so on: what the nearest score lacked, more
-    than the first and at most the second; "not scored": no monitor evaluated them."""
+    """Missed frauds by reason. name: "held back": the alert budget was used up; "budget": the
+    budget required a lower p-value at that time; "0 to 0.5" and so on: the gap of the nearest scorer,
+    more than the first and at most the second; "not scored": no monitor scored them."""
 
     name: str
     frauds: int
@@ -232,7 +232,7 @@ class MissedBand:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OrdinaryFeature:
+class NotSurprisingFeature:
     """The share of the frauds scored by a monitor in which a feature was not surprising (its own
     p-value was at least 0.1), among the missed and among the caught; null if there are none."""
 
@@ -252,7 +252,7 @@ class MissedFrauds:
     by_amount: list[MissedFraud]
     nearest: list[MissedFraud]
     bands: list[MissedBand]
-    ordinary_features: list[OrdinaryFeature]
+    not_surprising_features: list[NotSurprisingFeature]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,8 +1,8 @@
 """Inputs of a replay as logs: files in all formats and locations, and ranges of Kafka topics.
 
 A log is read once, in batches, in bounded memory. For files, the topic of a record is the input's
-name, and its offset is its row (one file) or its number in the merged log (several files), so that
-people can find it again. If the configuration gives the topic several partitions, records are
+name, and its offset is its row (one file) or its number in the merged log (several files). If the
+configuration gives the topic several partitions, records are
 partitioned as the topic's producer would do.
 """
 
@@ -32,8 +32,8 @@ BATCHES_REMEMBERED: Final = 8
 class InputReader(Protocol):
     """Reads a log, or some of its partitions, once.
 
-    name: of the input. topic: topic of its records. size_bytes: its weight in the progress of all
-    inputs. ordered: whether records out of order are an error, as in files; a broker's are accepted.
+    name: of the input. topic: of its records. size_bytes: the weight of the log in the progress of all
+    inputs. ordered: whether records out of time order are an error: in files, but not in topics.
     """
 
     name: str
@@ -46,14 +46,13 @@ class InputReader(Protocol):
         """Share of the log that has been read, 0 to 1."""
 
     def __iter__(self) -> Iterator[list[Records]]:
-        """The next records in order, one batch for each of their partitions."""
+        """Yields the next records in order, as one batch for each partition."""
 
     def describe_position(self, partition: int, offset: int) -> str:
-        """Position of a record of the last batches, for people."""
+        """Position of a record in one of the last batches, as text for messages."""
 
     def log_index(self, partition: int, offset: I64) -> I64:
-        """int64[n]: indexes of records of one of the last batches in the log over all partitions,
-        ascending in the log's order."""
+        """int64[n]: indexes, in the log over all partitions, of records in one of the last batches."""
 
 
 class FileReader:
@@ -75,13 +74,15 @@ class FileReader:
         self._read_options = _read_options(files, spec)
         self._batch_records = batch_records
         self._shares = [0.0] * len(files)
-        self._last: deque[_BatchPositions] = deque(maxlen=BATCHES_REMEMBERED)
+        self._last_batches: deque[_BatchPositions] = deque(maxlen=BATCHES_REMEMBERED)
 
     @property
     def fraction_read(self) -> float:
         """Share of the files that has been read, 0 to 1."""
-        done = (share * f.size_bytes for share, f in zip(self._shares, self._files, strict=True))
-        return min(sum(done) / self.size_bytes, 1.0) if min(self._shares) < 1.0 else 1.0
+        read_bytes = (
+            share * file.size_bytes for share, file in zip(self._shares, self._files, strict=True)
+        )
+        return min(sum(read_bytes) / self.size_bytes, 1.0) if min(self._shares) < 1.0 else 1.0
 
     def __iter__(self) -> Iterator[list[Records]]:
         """See `InputReader`."""
@@ -92,44 +93,45 @@ class FileReader:
             self._files, decoder, self._batch_records, self._on_progress, self._read_options
         ):
             batch = _BatchPositions(first, rows_read.file, rows_read.row, {})
-            self._last.append(batch)
+            self._last_batches.append(batch)
             first += len(rows_read.row)
             if not decoder.partitioned:
-                # the offset of a record in a single file is its row
-                alone = len(self._files) == 1
-                offset = rows_read.row if alone else np.arange(batch.first, first)
-                batch.parts[0] = offset, np.arange(len(offset))
+                is_single_file = len(self._files) == 1
+                offset = rows_read.row if is_single_file else np.arange(batch.first, first)
+                batch.partitions[0] = offset, np.arange(len(offset))
                 yield [self._records(0, offset, rows_read.values)]
                 continue
-            whole = self._records(0, rows_read.row, rows_read.values)
-            parts = []
-            for chosen in np.unique(rows_read.partition).tolist():
-                in_partition = np.flatnonzero(rows_read.partition == chosen)
-                offset = np.arange(len(in_partition)) + next_offset[chosen]
-                next_offset[chosen] += len(in_partition)
-                batch.parts[chosen] = offset, in_partition
-                parts.append(self._records(chosen, offset, whole.take(in_partition).values))
-            if parts:
-                yield parts
+            all_records = self._records(0, rows_read.row, rows_read.values)
+            batches = []
+            for partition in np.unique(rows_read.partition).tolist():
+                indexes = np.flatnonzero(rows_read.partition == partition)
+                offset = np.arange(len(indexes)) + next_offset[partition]
+                next_offset[partition] += len(indexes)
+                batch.partitions[partition] = offset, indexes
+                batches.append(self._records(partition, offset, all_records.take(indexes).values))
+            if batches:
+                yield batches
 
     def describe_position(self, partition: int, offset: int) -> str:
         """See `InputReader`."""
-        batch, [at] = self._find(partition, np.array([offset]))
-        return f"{self._files[int(batch.file[at])].name}: row {int(batch.row[at])}"
+        batch, [index] = self._find(partition, np.array([offset]))
+        return f"{self._files[int(batch.file[index])].name}: row {int(batch.row[index])}"
 
     def log_index(self, partition: int, offset: I64) -> I64:
         """See `InputReader`."""
         if not len(offset):
             return offset
-        batch, at = self._find(partition, offset)
-        return batch.first + at
+        batch, indexes = self._find(partition, offset)
+        return batch.first + indexes
 
     def _find(self, partition: int, offset: I64) -> tuple["_BatchPositions", I64]:
         """The batch that holds the records, and their indexes in it."""
-        known = (batch for batch in self._last if partition in batch.parts)
-        batch = next(one for one in known if one.parts[partition][0][-1] >= offset[-1])
-        offsets, at = batch.parts[partition]
-        return batch, at[np.searchsorted(offsets, offset)]
+        with_partition = (batch for batch in self._last_batches if partition in batch.partitions)
+        batch = next(
+            batch for batch in with_partition if batch.partitions[partition][0][-1] >= offset[-1]
+        )
+        offsets, indexes = batch.partitions[partition]
+        return batch, indexes[np.searchsorted(offsets, offset)]
 
     def _on_progress(self, index: int, share: float) -> None:
         self._shares[index] = share
@@ -147,18 +149,18 @@ def _read_options(files: Sequence[InputFile], spec: InputSpec) -> ReadOptions:
     if columns and codec.json_objects:
         mapping = compile_mapping(spec.layout, spec.type, spec.fields, FIELDS)
         mapped = {path[0] for path in mapping.path_kinds() if len(path) == 1}
-    in_lines = [name for name in columns if name in mapped]
-    return ReadOptions(spec.null_values, columns, in_lines, codec.file_formats())
+    json_columns = [name for name in columns if name in mapped]
+    return ReadOptions(spec.null_values, columns, json_columns, codec.file_formats())
 
 
 class _BatchPositions(NamedTuple):
     """Positions of a batch's records.
 
-    first: index of its first record in the log. file, row: int64[n]. parts: partition → offsets of
-    its records and their indexes in the batch, both int64[m].
+    first: index of its first record in the log. file, row: int64[n]. partitions: partition → offsets
+    of its records and their indexes in the batch, both int64[m].
     """
 
     first: int
     file: I64
     row: I64
-    parts: dict[int, tuple[I64, I64]]
+    partitions: dict[int, tuple[I64, I64]]

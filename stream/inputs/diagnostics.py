@@ -52,20 +52,20 @@ InputProblemKind = Literal[
 
 
 class InputProblem(NamedTuple):
-    """A likely mistake. of: the input or the monitor. about: the field, "" where it is not about one."""
+    """A likely mistake. name: of the input or the monitor. field: "" if it is not about a field."""
 
-    of: str
+    name: str
     kind: InputProblemKind
-    about: str
+    field: str
     text: str
 
 
 @dataclass(slots=True)
 class _InputSummary:
-    """What is known of one input's records so far.
+    """Observations on the records of one input so far.
 
     absent: `mapped_fields` that no event had. dead_letters_in_a_row: how many of the last records,
-    without another between them. example, unclear_example: positions of records.
+    without an event between them. example, unclear_example: positions of records.
     """
 
     absent: dict[str, str]
@@ -90,51 +90,51 @@ class InputDiagnostics:
         self._repaired: set[tuple[str, str, str]] = set()
         self._misplaced_logged: set[tuple[str, int]] = set()
 
-    def observe(self, read: Log, records: Records, output: ShardOutput) -> None:
+    def observe(self, log: Log, records: Records, output: ShardOutput) -> None:
         """Observe a batch of an input and its output; internal topics are ignored."""
-        if read.internal:
+        if log.internal:
             return
-        summary = self._inputs.get(read.name)
+        summary = self._inputs.get(log.name)
         if summary is None:
-            summary = self._inputs[read.name] = _InputSummary(
-                mapped_fields(self._config, read.name)
-            )
+            summary = self._inputs[log.name] = _InputSummary(mapped_fields(self._config, log.name))
         for letter in output.dead_letters:
             if letter.event_kept:
-                self._log_repair(read.name, letter)
-        dead_letters = [one for one in output.dead_letters if not one.event_kept]
-        self._count_dead_letters(read.name, summary, records, dead_letters)
+                self._log_repair(log.name, letter)
+        dead_letters = [letter for letter in output.dead_letters if not letter.event_kept]
+        self._count_dead_letters(log.name, summary, records, dead_letters)
         if len(output.events):
             _count_events(summary, output.events)
-            self._check_keys(read.name, output.events)
+            self._check_keys(log.name, output.events)
 
     def _check_keys(self, name: str, events: EventBatch) -> None:
         """Count events in another partition than their key's; log the first of each partition."""
-        found = find_misplaced(events, self._config.inputs[name])
-        if not len(found.rows):
+        misplaced = find_misplaced(events, self._config.inputs[name])
+        if not len(misplaced.rows):
             return
-        count, first = len(found.rows), int(found.rows[0])
+        count, first = len(misplaced.rows), int(misplaced.rows[0])
         self._metrics.add("eddy_keys_misplaced", count)
-        topic, partition = misplaced_in = events.sources[int(events.source[first])]
-        if misplaced_in not in self._misplaced_logged:
-            self._misplaced_logged.add(misplaced_in)
+        topic, partition = source = events.sources[int(events.source[first])]
+        if source not in self._misplaced_logged:
+            self._misplaced_logged.add(source)
             logger.warning(
                 MISPLACED_KEYS,
                 topic=topic,
                 partition=partition,
                 offset=int(events.offset[first]),
-                checked=found.checked,
+                checked=misplaced.checked,
                 misplaced=count,
             )
 
     def _log_repair(self, name: str, letter: DeadLetter) -> None:
         """Log the first repair of each field and code; `eddy_field_repaired` counts them all."""
         headers = dict(letter.headers)
-        of_event, code = headers["eddy-field"].decode(), headers["eddy-code"].decode()
-        if (key := (name, of_event, code)) not in self._repaired:
+        field_name, code = headers["eddy-field"].decode(), headers["eddy-code"].decode()
+        if (key := (name, field_name, code)) not in self._repaired:
             self._repaired.add(key)
             example = _example(letter, headers)
-            logger.warning("field repaired", input=name, field=of_event, code=code, example=example)
+            logger.warning(
+                "field repaired", input=name, field=field_name, code=code, example=example
+            )
 
     def _count_dead_letters(
         self, name: str, summary: _InputSummary, records: Records, dead_letters: list[DeadLetter]
@@ -161,35 +161,43 @@ class InputDiagnostics:
         summary.dead_letters_in_a_row = at_end + (summary.dead_letters_in_a_row if all_dead else 0)
 
     def problems(self, counts: Iterable[Mapping[str, Mapping[str, int]]]) -> list[InputProblem]:
-        """The present problems; a new one is logged. counts: of every shard, by stage."""
-        found = [
-            one for name, summary in self._inputs.items() for one in self._of_input(name, summary)
+        """The current problems; new ones are logged. counts: stage → counters, of every shard."""
+        problems = [
+            problem
+            for name, summary in self._inputs.items()
+            for problem in self._input_problems(name, summary)
         ]
-        found += self._of_monitors(counts)
-        for one in found:
-            if one[:3] not in self._logged:
-                self._logged.add(one[:3])
-                logger.warning("input problem", name=one.of, problem=one.kind, detail=one.text)
-        self._logged &= {one[:3] for one in found}  # one that comes back is logged again
-        return found
+        problems += self._monitor_problems(counts)
+        for problem in problems:
+            if problem[:3] not in self._logged:
+                self._logged.add(problem[:3])
+                logger.warning(
+                    "input problem", name=problem.name, problem=problem.kind, detail=problem.text
+                )
+        self._logged &= {problem[:3] for problem in problems}  # a recurring problem is logged again
+        return problems
 
     @staticmethod
     def reasons_not_ready(problems: Iterable[InputProblem]) -> list[str]:
         """A line for each problem that makes a worker not ready."""
-        return [f"{one.of}: {one.text}" for one in problems if one.kind == "all_dead_letters"]
+        return [
+            f"{problem.name}: {problem.text}"
+            for problem in problems
+            if problem.kind == "all_dead_letters"
+        ]
 
-    def _of_input(self, name: str, summary: _InputSummary) -> list[InputProblem]:
-        found: list[InputProblem] = []
+    def _input_problems(self, name: str, summary: _InputSummary) -> list[InputProblem]:
+        problems: list[InputProblem] = []
         if summary.dead_letters_in_a_row >= RECORDS_MIN:
             text = f"the last {RECORDS_MIN:,} records were all dead letters, such as {summary.last_dead_letter}"
-            found.append(InputProblem(name, "all_dead_letters", "", text))
+            problems.append(InputProblem(name, "all_dead_letters", "", text))
         if summary.events >= RECORDS_MIN:
-            for one, paths in summary.absent.items():
+            for field_name, paths in summary.absent.items():
                 text = (
-                    f"none of {summary.events:,} events has {one}, mapped from {paths}, such as "
-                    f"{summary.example}; {misspelling_hint(name, one)}"
+                    f"none of {summary.events:,} events has {field_name}, mapped from {paths}, such as "
+                    f"{summary.example}; {misspelling_hint(name, field_name)}"
                 )
-                found.append(InputProblem(name, "field_absent", one, text))
+                problems.append(InputProblem(name, "field_absent", field_name, text))
         if (
             summary.events >= RECORDS_MIN
             and summary.last_ms is not None
@@ -199,23 +207,26 @@ class InputDiagnostics:
                 f"the latest of {summary.events:,} events is of {format_time_ms(summary.last_ms)}, such as "
                 f"{summary.example}; {SECONDS_HINT}"
             )
-            found.append(InputProblem(name, "times_in_seconds", "", text))
+            problems.append(InputProblem(name, "times_in_seconds", "", text))
         if summary.unclear_labels:
             text = (
                 f"{summary.unclear_labels:,} labels are neither fraud nor honest, such as "
                 f"{summary.unclear_example}: nothing is learned from them; translate them by "
                 f"inputs.{name}.fields.verdict"
             )
-            found.append(InputProblem(name, "labels_unclear", "", text))
-        return found
+            problems.append(InputProblem(name, "labels_unclear", "", text))
+        return problems
 
-    def _of_monitors(self, counts: Iterable[Mapping[str, Mapping[str, int]]]) -> list[InputProblem]:
+    def _monitor_problems(
+        self, counts: Iterable[Mapping[str, Mapping[str, int]]]
+    ) -> list[InputProblem]:
         scored: dict[str, int] = {}
         passed: dict[str, int] = {}
         for stages in counts:
-            for stage, each in stages.items():
-                scored[stage] = scored.get(stage, 0) + each.get("scored", 0) + each.get("sent", 0)
-                passed[stage] = passed.get(stage, 0) + each.get("not_applicable", 0)
+            for stage, counters in stages.items():
+                scored[stage] = scored.get(stage, 0) + counters.get("scored", 0)
+                scored[stage] += counters.get("sent", 0)
+                passed[stage] = passed.get(stage, 0) + counters.get("not_applicable", 0)
         return [
             InputProblem(
                 monitor.name,
@@ -267,7 +278,9 @@ def mapped_fields(config: Config, name: str) -> dict[str, str]:
     names = sorted({*extracted_fields(config, name)} & {*spec.fields} - {*LABEL_FIELDS})
     mapped = compile_mapping(spec.layout, spec.type, spec.fields, names).fields
     return {
-        one: " or ".join(map(path_text, mapped[one].paths)) for one in names if mapped[one].paths
+        name: " or ".join(map(path_text, mapped[name].paths))
+        for name in names
+        if mapped[name].paths
     }
 
 
@@ -279,8 +292,12 @@ def misspelling_hint(name: str, field_name: str) -> str:
 
 def present_fields(events: EventBatch, names: AbstractSet[str]) -> set[str]:
     """The fields among `names` that at least one event has."""
-    text = {n for n in names & events.text.keys() if events.text[n].null_count < len(events)}
-    return text | {n for n in names & events.number.keys() if not np.isnan(events.number[n]).all()}
+    text = {
+        name for name in names & events.text.keys() if events.text[name].null_count < len(events)
+    }
+    return text | {
+        name for name in names & events.number.keys() if not np.isnan(events.number[name]).all()
+    }
 
 
 def record_position(events: EventBatch, row: int) -> str:

@@ -69,7 +69,7 @@ def find_files(text: str) -> list[InputFile]:
         files = (
             _stored_files(text)
             if path is None
-            else [_local_file(one) for one in sorted(_paths(path))]
+            else [_local_file(each) for each in sorted(_paths(path))]
         )
     except (BaseError, OSError, ValueError) as error:
         raise InputError(f"{text}: {_first_line(error)}") from error
@@ -126,11 +126,11 @@ def _paths(path: Path) -> Iterator[Path]:
     pattern = [] if path.is_dir() else list(path.parts[len(root.parts) :])
     if pattern and not _is_glob(str(path)):
         return
-    found = root.glob(str(Path(*pattern))) if pattern else root.rglob("*")
-    files = [each for each in found if each.is_file()]
-    below = [each.relative_to(root).parts for each in files]
+    entries = root.glob(str(Path(*pattern))) if pattern else root.rglob("*")
+    files = [entry for entry in entries if entry.is_file()]
+    relative_paths = [file.relative_to(root).parts for file in files]
     yield from _data_only(
-        files, below, pattern, lambda folder, name: root.joinpath(*folder, name).exists()
+        files, relative_paths, pattern, lambda folder, name: root.joinpath(*folder, name).exists()
     )
 
 
@@ -141,21 +141,22 @@ def _fixed_parts(parts: Sequence[str]) -> list[str]:
 
 def _data_only(
     files: list[T],
-    below: Sequence[Sequence[str]],
+    relative_paths: Sequence[Sequence[str]],
     pattern: Sequence[str],
     contains: Callable[[Folder, str], bool],
 ) -> list[T]:
-    """The files that are data. below: the path of each from the folder. pattern: the glob below it."""
+    """The files that are data. relative_paths: the path of each, relative to the folder. pattern: the glob
+    relative to the folder."""
     if any(part.startswith(HIDDEN_PREFIXES) for part in pattern):
         return files
-    return list(compress(files, are_data_files(below, contains)))
+    return list(compress(files, are_data_files(relative_paths, contains)))
 
 
 def _local_file(path: Path) -> InputFile:
     size_bytes = path.stat().st_size
-    keys = parse_folder_columns(path.parts)
+    columns = parse_folder_columns(path.parts)
     return InputFile(
-        str(path), size_bytes, lambda: path.open("rb"), lambda: _content_id(path), keys
+        str(path), size_bytes, lambda: path.open("rb"), lambda: _content_id(path), columns
     )
 
 
@@ -168,12 +169,12 @@ def _content_id(path: Path) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """32 hex digits of a file's content."""
-    found = xxhash.xxh3_128()
+    """The XXH3-128 hash of a file's content, as 32 hex digits."""
+    digest = xxhash.xxh3_128()
     with path.open("rb") as file:
         while chunk := file.read(BUFFER_BYTES):
-            found.update(chunk)
-    return found.hexdigest()
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 # -- in an object store ---------------------------------------------------------------------------
@@ -191,15 +192,15 @@ def _stored_files(text: str) -> list[InputFile]:
             pass
     parts = path.split("/") if path else []
     folder = _fixed_parts(parts)
-    listed = [one for page in obstore.list(store, "/".join(folder) or None) for one in page]
-    below = [one["path"].split("/")[len(folder) :] for one in listed]
+    objects = [meta for page in obstore.list(store, "/".join(folder) or None) for meta in page]
+    relative_paths = [meta["path"].split("/")[len(folder) :] for meta in objects]
     pattern = parts[len(folder) :]
-    found = [one for one, name in zip(listed, below, strict=True) if _matches(name, pattern)]
-    names = [name for name in below if _matches(name, pattern)]
-    chosen = sorted(
-        _data_only(found, names, pattern, folder_contains(below)), key=lambda one: str(one["path"])
-    )
-    return [_stored_file(store, root, one) for one in chosen]
+    matches = [_matches(path, pattern) for path in relative_paths]
+    matching = list(compress(objects, matches))
+    matching_paths = list(compress(relative_paths, matches))
+    data_files = _data_only(matching, matching_paths, pattern, folder_contains(relative_paths))
+    data_files.sort(key=lambda meta: str(meta["path"]))
+    return [_stored_file(store, root, meta) for meta in data_files]
 
 
 def _matches(name: Sequence[str], pattern: Sequence[str]) -> bool:

@@ -23,7 +23,7 @@ FolderColumns = dict[str, str | None]
 
 
 Folder = tuple[str, ...]
-"""Parts of the path from the folder that was named."""
+"""A folder's path, in parts, relative to the named folder."""
 
 
 def are_data_files(
@@ -36,7 +36,7 @@ def are_data_files(
 
     @cache
     def is_results(folder: Folder) -> bool:
-        return any(all(contains(folder, name) for name in run) for run in RESULT_FILES)
+        return any(all(contains(folder, name) for name in names) for names in RESULT_FILES)
 
     return [
         not any(_is_hidden(part) for part in path)
@@ -47,8 +47,8 @@ def are_data_files(
 
 def folder_contains(paths: Iterable[Sequence[str]]) -> Callable[[Folder, str], bool]:
     """A function that returns whether a folder has an entry, by the files below it."""
-    known = {tuple(path[:depth]) for path in paths for depth in range(1, len(path) + 1)}
-    return lambda folder, name: (*folder, name) in known
+    entries = {tuple(path[:depth]) for path in paths for depth in range(1, len(path) + 1)}
+    return lambda folder, name: (*folder, name) in entries
 
 
 def parse_folder_columns(path: Sequence[str]) -> FolderColumns:
@@ -60,18 +60,18 @@ def parse_folder_columns(path: Sequence[str]) -> FolderColumns:
 def folder_column_types(files: Iterable[FolderColumns]) -> dict[str, pa.DataType]:
     """The columns of all files and their types: integers if every value is one, else texts."""
     values: dict[str, list[str]] = {}
-    for keys in files:
-        for key, value in keys.items():
+    for columns in files:
+        for key, value in columns.items():
             values.setdefault(key, []).extend([] if value is None else [value])
     return {
-        key: pa.int64() if found and all(map(INTEGER_PATTERN.fullmatch, found)) else pa.string()
-        for key, found in values.items()
+        key: pa.int64() if texts and all(map(INTEGER_PATTERN.fullmatch, texts)) else pa.string()
+        for key, texts in values.items()
     }
 
 
-def folder_column_value(keys: FolderColumns, name: str, kind: pa.DataType) -> pa.Scalar:
+def folder_column_value(columns: FolderColumns, name: str, kind: pa.DataType) -> pa.Scalar:
     """A file's value of a column."""
-    value = keys.get(name)
+    value = columns.get(name)
     return pa.scalar(int(value) if value is not None and pa.types.is_integer(kind) else value, kind)
 
 

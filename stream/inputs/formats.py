@@ -112,9 +112,9 @@ class _FileFormatReader:
         with ExitStack() as opened:
             raw = opened.enter_context(self.file.open())
             decompressed = _decompressed(raw)
-            own = self._codec_format(decompressed)
-            if own is not None:
-                yield from self._batches(raw, self._codec_records(own, decompressed))
+            codec_format = self._codec_format(decompressed)
+            if codec_format is not None:
+                yield from self._batches(raw, self._codec_records(codec_format, decompressed))
             elif decompressed.peek(4).startswith(PARQUET):
                 yield from self._parquet(
                     raw if decompressed is raw else self._seekable(decompressed, opened)
@@ -180,10 +180,10 @@ class _FileFormatReader:
                 ) from error
             if not invalid_rows:
                 raise
-            found, expected = invalid_rows[0].actual_columns, invalid_rows[0].expected_columns
-            where = "" if invalid_rows[0].number is None else f" {invalid_rows[0].number - 2}"
+            actual, expected = invalid_rows[0].actual_columns, invalid_rows[0].expected_columns
+            number = "" if invalid_rows[0].number is None else f" {invalid_rows[0].number - 2}"
             raise InputError(
-                f"{self.file.name}: row{where} has {found} columns; expected {expected}, as in "
+                f"{self.file.name}: row{number} has {actual} columns; expected {expected}, as in "
                 "the header; quote cells that contain a comma"
             ) from error
 
@@ -201,21 +201,21 @@ class _FileFormatReader:
             header_only = not any(part.strip("\r\n") for part in parts)
             text.detach()
         self._check_column_names(names)
-        other = next((mark for mark in ";\t|" if len(names) == 1 and mark in names[0]), None)
-        if other is not None:
+        separator = next((mark for mark in ";\t|" if len(names) == 1 and mark in names[0]), None)
+        if separator is not None:
             raise InputError(
-                f"{self.file.name}: the header has no comma and seems to be separated by {other!r}; "
+                f"{self.file.name}: the header has no comma and seems to be separated by {separator!r}; "
                 "expected commas between columns and points in decimal numbers: export it again as such"
             )
         return names, header_only
 
     def _header_lines(self, text: TextIOWrapper) -> Iterator[str]:
         """The first lines of a file, up to the largest size of a header."""
-        left = HEADER_CHARS_MAX
-        while line := text.readline(left):
+        chars_left = HEADER_CHARS_MAX
+        while line := text.readline(chars_left):
             yield line
-            left -= len(line.rstrip("\r\n"))
-            if left <= 0:
+            chars_left -= len(line.rstrip("\r\n"))
+            if chars_left <= 0:
                 raise self._header_error()
 
     def _header_error(self) -> InputError:
@@ -232,13 +232,13 @@ class _FileFormatReader:
                 f"{self.file.name}: {len(names)} columns; expected at most {COLUMNS_MAX}"
             )
         if len(set(named)) < len(named):
-            twin = next(name for name in named if named.count(name) > 1)
-            raise InputError(f"{self.file.name}: two columns are named {twin}; expected one")
+            duplicate = next(name for name in named if named.count(name) > 1)
+            raise InputError(f"{self.file.name}: two columns are named {duplicate}; expected one")
 
     def _codec_format(self, decompressed: BufferedReader) -> FileFormat | None:
         """The file's format, where the input's codec reads it itself."""
         name, first_bytes = _without_compression(self.file.name), decompressed.peek(MAGIC_BYTES_MAX)
-        formats = (one for one in self.options.codec_formats if one.claims(name, first_bytes))
+        formats = (each for each in self.options.codec_formats if each.claims(name, first_bytes))
         return next(formats, None)
 
     def _codec_records(
@@ -277,11 +277,11 @@ class _FileFormatReader:
     def _folder_columns_in_json(self) -> bytes:
         """The columns in folder names, as members of a JSON object."""
         columns = self.options.columns
-        found = {
+        members = {
             name: folder_column_value(self.file.folder_columns, name, columns[name]).as_py()
             for name in self.options.json_columns
         }
-        return orjson.dumps({name: value for name, value in found.items() if value is not None})[
+        return orjson.dumps({name: value for name, value in members.items() if value is not None})[
             1:-1
         ]
 
@@ -295,12 +295,12 @@ class _FileFormatReader:
 
     def _seekable(self, compressed: IO[bytes], opened: ExitStack) -> IO[bytes]:
         """A compressed Parquet file decompressed on disk, since Parquet is read from its end."""
-        left = max(DECOMPRESSED_BYTES_ALLOWED, DECOMPRESSION_RATIO_MAX * self.file.size_bytes)
+        bytes_left = max(DECOMPRESSED_BYTES_ALLOWED, DECOMPRESSION_RATIO_MAX * self.file.size_bytes)
         try:
             file = opened.enter_context(tempfile.TemporaryFile())  # noqa: SIM115  # `opened` closes it
             while chunk := compressed.read(CHUNK_BYTES):
-                left -= file.write(chunk)
-                if left < 0:
+                bytes_left -= file.write(chunk)
+                if bytes_left < 0:
                     raise InputError(
                         f"{self.file.name}: a compressed Parquet file of {self.file.size_bytes} bytes that "
                         f"decompresses to more than {DECOMPRESSION_RATIO_MAX} times as much; expected an "

@@ -1,7 +1,7 @@
-"""Several files as one log: read one after the other where their times follow, else merged by event
-time, with one batch of each open file in memory.
+"""Several files as one log: files that do not overlap in time are read one after the other, others are
+merged by event time, with one batch of each open file in memory.
 
-A file keeps its own order whatever its times are: a row is merged by the latest time up to it.
+The rows of a file keep their order: a row is merged by the latest time up to it in its file.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -56,15 +56,15 @@ def merge_files(
     )
     open_files: list[_OpenFile] = []
     while not_opened or open_files:
-        open_files = [one for one in open_files if one.fill()]
+        open_files = [file for file in open_files if file.fill()]
         while not_opened and (
-            not open_files or not_opened[-1][0] <= min(map(_known_until, open_files))[0]
+            not open_files or not_opened[-1][0] <= min(map(_read_until, open_files))[0]
         ):
             _, index = not_opened.pop()
-            read = read_rows(files[index], batch_records, partial(on_progress, index), options)
-            one = _OpenFile(index, files[index].name, read, decoder)
-            if one.fill():
-                open_files.append(one)
+            batches = read_rows(files[index], batch_records, partial(on_progress, index), options)
+            opened = _OpenFile(index, files[index].name, batches, decoder)
+            if opened.fill():
+                open_files.append(opened)
         if open_files:
             yield _merge(_take_ready(open_files))
 
@@ -72,16 +72,16 @@ def merge_files(
 def _first_ms(file: InputFile, decoder: TimePartitionDecoder, options: ReadOptions) -> int:
     """The time of the file's first record that has one; -1 if the first records have none."""
     for rows in read_rows(file, PEEKED_RECORDS, lambda _: None, options):
-        known = decoder.decode(rows.values).time_ms
-        first = int(np.argmax(known >= 0))
-        return int(min(known[first], LogClock().latest(known)[first]))
+        time_ms = decoder.decode(rows.values).time_ms
+        first = int(np.argmax(time_ms >= 0))
+        return int(min(time_ms[first], LogClock().latest(time_ms)[first]))
     return -1
 
 
 @dataclass(slots=True)
 class _OpenFile:
     """A file that is being read. remaining: the rest of its current batch. due_ms: int64[n], the
-    latest time up to each record of it, except a few from the future."""
+    latest time up to each remaining record, without a few times from the future."""
 
     index: int
     name: str
@@ -92,7 +92,7 @@ class _OpenFile:
     clock: LogClock = field(default_factory=LogClock)
 
     def fill(self) -> bool:
-        """Read the next batch if the current one is used up. Whether any record remains."""
+        """Read the next batch if no record remains. Returns whether a record remains."""
         while not len(self.due_ms) and (rows := next(self.batches, None)) is not None:
             time_ms, partition = self.decoder.decode(rows.values)
             file = np.full(len(rows.row), self.index, np.int64)
@@ -109,32 +109,33 @@ class _OpenFile:
         return due_ms, first
 
 
-def _known_until(one: _OpenFile) -> tuple[int, int]:
+def _read_until(file: _OpenFile) -> tuple[int, int]:
     """The time up to which the file is read, and its index to break ties."""
-    return int(one.due_ms[-1]), one.index
+    return int(file.due_ms[-1]), file.index
 
 
 def _take_ready(open_files: list[_OpenFile]) -> list[tuple[I64, LogRows]]:
     """The records of each file that no unread record can precede."""
-    end_ms, first = min(map(_known_until, open_files))
-    found = []
-    for one in sorted(open_files, key=lambda one: one.index):
-        ready = one.due_ms <= end_ms if one.index <= first else one.due_ms < end_ms
+    end_ms, first = min(map(_read_until, open_files))
+    taken = []
+    for file in sorted(open_files, key=lambda file: file.index):
+        ready = file.due_ms <= end_ms if file.index <= first else file.due_ms < end_ms
         count = int(np.count_nonzero(ready))
         if count:
-            found.append((one.name, *one.take(count)))
-    kinds = {name: _columns(rows_read.values) for name, _, rows_read in found}
-    name, *others = kinds
+            taken.append((file.name, *file.take(count)))
+    schemas = {name: _schema(rows.values) for name, _, rows in taken}
+    name, *others = schemas
     for other in others:
-        if kinds[other] != kinds[name]:
+        if schemas[other] != schemas[name]:
             raise InputError(
                 f"{name} and {other} overlap in time, but differ in columns or format; expected files of "
                 "one input to have the same columns, or not to overlap"
             )
-    return [(due_ms, rows_read) for _, due_ms, rows_read in found]
+    return [(due_ms, rows) for _, due_ms, rows in taken]
 
 
-def _columns(values: Values) -> object:
+def _schema(values: Values) -> object:
+    """The schema of a table; None for payloads."""
     return None if isinstance(values, list) else values.schema.remove_metadata()
 
 
@@ -143,18 +144,20 @@ def _merge(taken: list[tuple[I64, LogRows]]) -> LogRows:
         return taken[0][1]
     due_ms = np.concatenate([due for due, _ in taken])
     order = np.argsort(due_ms, kind="stable")  # ties: the first file first
-    positions = [rows_read[:3] for _, rows_read in taken]
-    file, row, partition = (np.concatenate(some)[order] for some in zip(*positions, strict=True))
-    parts = [rows_read.values for _, rows_read in taken]
-    lists = [part for part in parts if isinstance(part, list)]
-    if lists:
-        everything = [value for part in lists for value in part]
-        return LogRows(file, row, partition, [everything[i] for i in order.tolist()])
-    return LogRows(file, row, partition, pa.concat_tables(parts).take(pa.array(order)))
+    positions = [rows[:3] for _, rows in taken]
+    file, row, partition = (
+        np.concatenate(columns)[order] for columns in zip(*positions, strict=True)
+    )
+    values = [rows.values for _, rows in taken]
+    payload_lists = [payloads for payloads in values if isinstance(payloads, list)]
+    if payload_lists:
+        payloads = [payload for payloads in payload_lists for payload in payloads]
+        return LogRows(file, row, partition, [payloads[i] for i in order.tolist()])
+    return LogRows(file, row, partition, pa.concat_tables(values).take(pa.array(order)))
 
 
-def _slice(of: LogRows, start: int, stop: int) -> LogRows:
-    values = of.values
-    part = values[start:stop] if isinstance(values, list) else values.slice(start, stop - start)
-    file, row, partition = (column[start:stop] for column in of[:3])
-    return LogRows(file, row, partition, part)
+def _slice(rows: LogRows, start: int, stop: int) -> LogRows:
+    values = rows.values
+    sliced = values[start:stop] if isinstance(values, list) else values.slice(start, stop - start)
+    file, row, partition = (column[start:stop] for column in rows[:3])
+    return LogRows(file, row, partition, sliced)

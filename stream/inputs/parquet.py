@@ -1,7 +1,7 @@
 """Parquet in bounded memory, although a small file may decompress to any size.
 
-The header of every page is checked before the page is decompressed, and a batch has as many rows as
-fit if each held the longest text of its column's dictionary.
+The header of every page is checked before the page is decompressed, and the rows of a batch fit in
+memory even if each held the longest text of its column's dictionary.
 """
 
 from collections.abc import Callable, Iterator
@@ -53,7 +53,7 @@ def read_batches(
                 yield pa.Table.from_batches([*pending, rest.slice(0, room)])
                 pending, rest = [], rest.slice(room)
             pending += [rest] if len(rest) else []
-            if sum(one.nbytes for one in pending) > BATCH_BYTES:
+            if sum(batch.nbytes for batch in pending) > BATCH_BYTES:
                 yield pa.Table.from_batches(pending)
                 pending = []
             on_progress(read / parquet.metadata.num_rows)

@@ -28,9 +28,9 @@ class _Chunk:
     """A column chunk: its pages are at `start` to `stop`.
 
     unpacked: bytes of all its pages, as the file declares. repeated: a row may have any number of
-    values. delta_encoded: whether it declares that texts repeat each other's beginnings. next_header: where the
-    next page's header lies. partial_header: the part of it that was read, where it was cut.
-    largest_page: bytes of the largest page so far, unpacked. values, packed: of all pages so far.
+    values. delta_encoded: the chunk declares an encoding in which texts repeat the beginnings of others.
+    next_header: the position of the next page's header. partial_header: the part of it that was read.
+    largest_page: unpacked bytes of the largest page so far. values, packed: totals of all pages so far.
     """
 
     start: int
@@ -78,7 +78,7 @@ class GuardedFile:
                 )
 
     def read(self, size: int = -1) -> bytes:
-        """As any file."""
+        """See `io.RawIOBase`."""
         position = self._file.tell()
         data = self._file.read(size)
         for chunk in self._chunks[max(bisect_right(self._starts, position) - 1, 0) :]:
@@ -88,11 +88,11 @@ class GuardedFile:
         return data
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        """As any file."""
+        """See `io.RawIOBase`."""
         return self._file.seek(offset, whence)
 
     def tell(self) -> int:
-        """As any file."""
+        """See `io.RawIOBase`."""
         return self._file.tell()
 
     def close(self) -> None:
@@ -140,9 +140,9 @@ class GuardedFile:
         if oversized:
             text = f"{chunk.values} values in {chunk.packed} bytes would not fit into memory"
             raise self._refused(chunk, text)
-        more = max(unpacked - chunk.largest_page, 0)
-        chunk.largest_page += more
-        total = self._pages[chunk.group] = self._pages.get(chunk.group, 0) + more
+        growth = max(unpacked - chunk.largest_page, 0)
+        chunk.largest_page += growth
+        total = self._pages[chunk.group] = self._pages.get(chunk.group, 0) + growth
         if total > PAGES_BYTES_MAX:
             text = f"pages of {total} bytes; expected at most {PAGES_BYTES_MAX}"
             raise self._refused(chunk, text)

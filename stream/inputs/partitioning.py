@@ -38,16 +38,16 @@ class TimePartitionDecoder:
 
     def decode(self, values: Values) -> TimesAndPartitions:
         """Times and partitions of records."""
-        nowhere = np.zeros(len(values), np.int64)
-        decoded = self._codec.decode(Records("", 0, nowhere, nowhere, values))
-        found = TimesAndPartitions(np.full(len(values), -1, np.int64), nowhere.copy())
-        known_ms = decoded.time_ms.fill_null(-1)
-        found.time_ms[decoded.rows] = known_ms.to_numpy(zero_copy_only=False)
+        zeros = np.zeros(len(values), np.int64)
+        decoded = self._codec.decode(Records("", 0, zeros, zeros, values))
+        result = TimesAndPartitions(np.full(len(values), -1, np.int64), zeros.copy())
+        times_ms = decoded.time_ms.fill_null(-1)
+        result.time_ms[decoded.rows] = times_ms.to_numpy(zero_copy_only=False)
         spec = self._spec
         if self.partitioned and spec.keyed_by is not None and spec.partitioner is not None:
             keys = decoded.text[spec.keyed_by]
-            found.partition[decoded.rows] = partition_of(keys, spec.partitions, spec.partitioner)
-        return found
+            result.partition[decoded.rows] = partition_of(keys, spec.partitions, spec.partitioner)
+        return result
 
 
 def partition_of(
@@ -86,8 +86,9 @@ def find_misplaced(events: EventBatch, spec: InputSpec) -> MisplacedEvents:
     rows = np.flatnonzero(events.offset % CHECKED_EVERY == 0).astype(np.int64)
     keys = events.text[name].take(pa.array(rows))
     present = keys.is_valid().to_numpy(zero_copy_only=False)
-    partition = np.array([of for _, of in events.sources], np.int64)[events.source[rows]]
-    wrong = present & (partition_of(keys, spec.partitions, spec.partitioner) != partition)
+    partitions = np.array([partition for _, partition in events.sources], np.int64)
+    actual = partitions[events.source[rows]]
+    wrong = present & (partition_of(keys, spec.partitions, spec.partitioner) != actual)
     return MisplacedEvents(int(np.count_nonzero(present)), rows[wrong])
 
 
@@ -97,18 +98,18 @@ def murmur2(keys: pa.StringArray) -> I64:
     out: I64 = np.zeros(len(keys), np.int64)
     if len(keys) > 0:
         first = keys.offset
-        places = np.frombuffer(offsets, np.int32)[first : first + len(keys) + 1]
+        bounds = np.frombuffer(offsets, np.int32)[first : first + len(keys) + 1]
         text = np.empty(0, np.uint8) if data is None else np.frombuffer(data, np.uint8)
-        _murmur2(text, places.astype(np.int64), out)
+        _murmur2(text, bounds.astype(np.int64), out)
     return out
 
 
 @kernel
-def _murmur2(text: U8, places: I64, out: I64) -> None:
+def _murmur2(text: U8, bounds: I64, out: I64) -> None:
     m = np.uint32(0x5BD1E995)
     for i in range(len(out)):
-        start = places[i]
-        size = places[i + 1] - start
+        start = bounds[i]
+        size = bounds[i + 1] - start
         h = np.uint32(0x9747B28C) ^ np.uint32(size)
         words = size >> 2
         for w in range(words):

@@ -4,8 +4,8 @@
 
 `from` and `until` are an offset for all partitions (`1200`), offsets of some (`0:1200,1:980`; the
 others are read as a whole), or ISO 8601 times of the broker. Without them, all of the topic is read.
-Records keep topic, partition and offset, so that a replay of what a live worker read gives the same
-alerts.
+Records keep topic, partition and offset, so that a replay of the records that a live worker read gives
+the same alerts.
 """
 
 import re
@@ -65,8 +65,8 @@ class TopicRangeReader:
 
 def find_internal_log(config: Config, name: str, topic: str) -> Log | None:
     """The internal log with this reader and topic; None where there is none."""
-    known = (log for log in logs(config) if log.internal)
-    return next((log for log in known if (log.name, log.topic) == (name, topic)), None)
+    internal_logs = (log for log in logs(config) if log.internal)
+    return next((log for log in internal_logs if (log.name, log.topic) == (name, topic)), None)
 
 
 def is_topic_range(address: str) -> bool:
@@ -124,10 +124,10 @@ def _offsets(
         return dict.fromkeys(available, int(text))
     if re.fullmatch(r"\d{1,6}:\d{1,18}(,\d{1,6}:\d{1,18})*", text):
         pairs = (pair.split(":") for pair in text.split(","))
-        found = {int(partition): int(offset) for partition, offset in pairs}
-        if unknown := sorted(found.keys() - available.keys()):
+        offsets = {int(partition): int(offset) for partition, offset in pairs}
+        if unknown := sorted(offsets.keys() - available.keys()):
             raise InputError(f"{where}: the topic has no partition {unknown[0]}")
-        return found
+        return offsets
     try:
         time_ms = parse_time_ms(text.replace(" ", "+"))  # in a query a plus means a space
     except ValueError as error:

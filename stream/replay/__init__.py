@@ -2,7 +2,7 @@
 
 Reads files or ranges of topics, processes them in the shards of all their partitions, and writes
 alerts, dead letters, scores and a summary. Never writes to Kafka: its alerts cannot reach
-enforcement. `replay` and `rerun` are the two entry points, and read from top to bottom.
+enforcement. The entry points are `replay` and `rerun`.
 """
 
 from collections.abc import Iterable, Iterator
@@ -17,7 +17,7 @@ from stream.location import REDACTED, Location
 from stream.pipeline.cluster import PartitionState
 from stream.replay import manifest
 from stream.replay.driver import Progress, read_in_time_order
-from stream.replay.inputs import InputLocations, open_readings, spool_pipes
+from stream.replay.inputs import InputLocations, open_readers, spool_pipes
 from stream.replay.manifest import ManifestInput, Provenance, RunManifest
 from stream.replay.replay_run import Render, ReplayRun
 from stream.replay.request import RunRequest, run_request
@@ -43,12 +43,12 @@ def replay(
 ) -> Summary:
     """Process recorded events by a configuration and write the results into out_dir.
 
-    inputs: the files of one name are one log, and an input without any has no events. A range of an
-    internal topic goes under the name of the monitor that reads it, or `assess`. labels: files of
-    labels, by input, which are joined to the events of all inputs. split: the events to evaluate;
+    inputs: names and locations. All files of one name form one log; an input without files has no
+    events. For a range of an internal topic, the name is that of the monitor that reads it, or
+    `assess`. labels: names and locations of label files, which are joined to the events of all inputs. split: the events to evaluate;
     models learn from all of them. save_state: a folder or the URL of an object store, for the
-    learned state. features: whether to write features.parquet, the features of every event as they
-    were known then. render: makes index.html; without it there is none. Files appear under their
+    learned state. writes_features: whether to write features.parquet, with the feature values of every
+    event at its time. render: makes index.html; without it there is none. Files appear under their
     names only when the whole run has succeeded. Raises InputError for names, files and folders that
     cannot be used, OutputFailure where results cannot be written, ExtraMissing where labels need
     DuckDB and it is not installed.
@@ -78,19 +78,19 @@ class RerunResult(NamedTuple):
 
 
 def rerun(
-    of: RunManifest,
-    given: Config | None,
+    recorded: RunManifest,
+    provided: Config | None,
     out_dir: Path,
     progress: Progress,
     render: Render | None = None,
 ) -> RerunResult:
     """Repeat the run of a manifest, into out_dir, and compare the files.
 
-    given: a configuration that holds the run's secret, and the broker, where the run needed them;
-    its other keys are ignored. Raises InputError where the inputs are no longer the same.
+    provided: a configuration with the run's secret and brokers, if the run had them; its other keys are
+    ignored. Raises InputError where the inputs are no longer the same.
     """
-    inputs, labels = map(_input_locations, (of.inputs, of.labels))
-    config = manifest.rebuild_config(of, given)
+    inputs, labels = map(_input_locations, (recorded.inputs, recorded.labels))
+    config = manifest.rebuild_config(recorded, provided)
     with map_write_errors(out_dir), ExitStack() as opened:
         inputs, labels = spool_pipes([inputs, labels], opened)
         request = run_request(
@@ -99,15 +99,15 @@ def rerun(
             out_dir,
             inputs,
             labels,
-            of.split,
+            recorded.split,
             opened,
-            writes_features=of.writes_features,
+            writes_features=recorded.writes_features,
         )
         provenance = request.provenance()
-        if changed_inputs := manifest.input_differences(of, provenance):
+        if changed_inputs := manifest.input_differences(recorded, provenance):
             raise InputError("\n".join(changed_inputs))
         summary = _run(request, provenance, progress, render)
-    return RerunResult(summary, manifest.changed_outputs(of, manifest.read(out_dir)))
+    return RerunResult(summary, manifest.changed_outputs(recorded, manifest.read(out_dir)))
 
 
 def _run(
@@ -118,14 +118,14 @@ def _run(
     save_state: str | None = None,
 ) -> Summary:
     """Read all inputs in the order of event time, then evaluate and publish the results."""
-    if save_state is not None and any(one.log for one in request.events):
+    if save_state is not None and any(source.log for source in request.events):
         raise InputError(
             "--save-state: an internal topic does not hold what the stages before it have "
             "learned; expected inputs"
         )
-    span = request.split.span(request.config, open_readings(request.sources()))
+    span = request.split.span(request.config, open_readers(request.sources()))
     with ReplayRun(request, provenance, span) as run:
-        logs = open_logs_and_join_labels([run], [one.name for one in request.events])
+        logs = open_logs_and_join_labels([run], [source.name for source in request.events])
         read_in_time_order(logs, progress)
         if save_state is not None:
             saving.save(request.config, _at_range_ends(run.states(), request), save_state)
@@ -133,7 +133,7 @@ def _run(
 
 
 def _check_save_target(config: Config, save_state: str, out_dir: Path) -> None:
-    """Raise InputError for a place that cannot take the learned state."""
+    """Raise InputError where the learned state cannot be saved to this location."""
     if Location.of(save_state).is_same_as(Location.of(str(out_dir))):
         raise InputError(
             f"--save-state {save_state}: the results are written there; expected another folder"
@@ -143,13 +143,13 @@ def _check_save_target(config: Config, save_state: str, out_dir: Path) -> None:
 
 def _input_locations(inputs: list[ManifestInput]) -> InputLocations:
     """The files and topics of a manifest. Raises InputError where credentials were left out."""
-    locations = [(one.name, location) for one in inputs for location in one.locations]
+    locations = [(source.name, location) for source in inputs for location in source.locations]
     for name, location in locations:
         if REDACTED in location:
             raise InputError(
                 f"{name}={location}: the manifest holds no credentials; expected an address without "
                 "any: run `eddy replay` with --input, credentials in the environment (AWS_* and the "
-                "like), then that run can be run again"
+                "like), then that run can be repeated"
             )
     return locations
 
@@ -157,12 +157,12 @@ def _input_locations(inputs: list[ManifestInput]) -> InputLocations:
 def _at_range_ends(
     states: Iterable[PartitionState], request: RunRequest
 ) -> Iterator[PartitionState]:
-    """The states, those of topics at the end of the range that was read: after the last record there
-    may be transaction markers, aborted records or compacted gaps, or no record at all."""
+    """The states; those of topics are moved to the end of the range that was read, because transaction
+    markers, aborted records or compacted gaps may follow the last record, or there was no record."""
     range_ends = {
-        (one.name, partition): stop
-        for one in request.events
-        for partition, stop in one.stops.items()
+        (source.name, partition): stop
+        for source in request.events
+        for partition, stop in source.stops.items()
     }
     for state in states:
         stop = range_ends.get((state.log.name, state.partition))

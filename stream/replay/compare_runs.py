@@ -1,7 +1,8 @@
-"""Compare configurations over the same records in one pass; each is a whole run in its own folder.
+"""Compares configurations over the same records in one pass; each has a complete run in its own folder.
 
 Records are read and decoded once for all configurations that take the same events from an input: the
-same mapping, the same fields, the same records dropped. Each run gives what it gives alone.
+same mapping, the same fields, the same records dropped. The results of each run are the same as in a
+replay of its own.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +21,7 @@ from stream.evaluation.comparison import ComparedRun, Comparison, SettingDiffere
 from stream.evaluation.pairs import pair
 from stream.pipeline.decoding import shared_decoders
 from stream.replay.driver import Progress, read_in_time_order
-from stream.replay.inputs import InputLocations, open_readings, spool_pipes
+from stream.replay.inputs import InputLocations, open_readers, spool_pipes
 from stream.replay.replay_run import Render, ReplayRun
 from stream.replay.request import RunRequest, run_request
 from stream.replay.run_files import (
@@ -69,14 +70,14 @@ def compare(
     evaluate. render: makes index.html of all of these; without it there is none. Raises InputError
     for names, files and folders that cannot be used, ExtraMissing without DuckDB.
     """
-    names = [one.name for one in candidates]
+    names = [candidate.name for candidate in candidates]
     if len(set(names)) < max(len(names), 2):
         raise InputError(
             f"got the configuration {', '.join(names)}; expected two or more with different names"
         )
     database.check_installed()
     _check_inputs(candidates, inputs)
-    by_position = _partitioned_alike(candidates, {name for name, _ in inputs})
+    by_position = _check_partitions(candidates, {name for name, _ in inputs})
     require_replay_folder(
         out_dir, {COMPARISON, PAGE, COMPARISON + PART_SUFFIX, PAGE + PART_SUFFIX, *names}
     )
@@ -92,7 +93,7 @@ def compare(
             )
             costs = [(run.cpu_s, run.state_bytes()) for run in runs]
             summaries = [run.finish(render.run if render else None) for run in runs]
-        configs = [one.config for one in candidates]
+        configs = [candidate.config for candidate in candidates]
         comparison = _comparison(configs, summaries, costs, out_dir, by_position)
         _write(comparison, out_dir, render.comparison(comparison) if render else None)
     return comparison
@@ -105,72 +106,73 @@ def _requests(
     split: TimeSplit,
     opened: ExitStack,
 ) -> list[RunRequest]:
-    inputs, *labels = spool_pipes([inputs, *(one.labels for one in candidates)], opened)
+    inputs, *labels = spool_pipes([inputs, *(candidate.labels for candidate in candidates)], opened)
     return [
         run_request(
-            one.name,
-            one.config,
-            out_dir / one.name,
-            _own_inputs(one.config, inputs),
-            own_labels,
+            candidate.name,
+            candidate.config,
+            out_dir / candidate.name,
+            _configured(candidate.config, inputs),
+            labels_of_run,
             split,
             opened,
         )
-        for one, own_labels in zip(candidates, labels, strict=True)
+        for candidate, labels_of_run in zip(candidates, labels, strict=True)
     ]
 
 
 def _open_runs(requests: Sequence[RunRequest], opened: ExitStack) -> list[ReplayRun]:
     """The runs, with one evaluation span and shared decoders."""
     first = requests[0]
-    span = first.split.span(first.config, open_readings(first.sources()))
-    decoders = shared_decoders([one.config for one in requests])
+    span = first.split.span(first.config, open_readers(first.sources()))
+    decoders = shared_decoders([request.config for request in requests])
     return [
-        opened.enter_context(ReplayRun(one, one.provenance(), span, shared))
-        for one, shared in zip(requests, decoders, strict=True)
+        opened.enter_context(ReplayRun(request, request.provenance(), span, shared))
+        for request, shared in zip(requests, decoders, strict=True)
     ]
 
 
 def _check_inputs(candidates: Sequence[Candidate], inputs: InputLocations) -> None:
     """Raise InputError for an input of no configuration, and a configuration without any input."""
-    known = {name for one in candidates for name in one.config.inputs}
+    configured = {name for candidate in candidates for name in candidate.config.inputs}
     if not inputs:
         raise InputError("no input was given; expected NAME=PATH for at least one input")
     for name, path in inputs:
-        if name not in known:
+        if name not in configured:
             raise InputError(
-                f"{name}={path}: no input is named {name}; expected one of {', '.join(sorted(known))}"
+                f"{name}={path}: no input is named {name}; expected one of {', '.join(sorted(configured))}"
             )
     given = {name for name, _ in inputs}
-    for one in candidates:
-        if not given & one.config.inputs.keys():
-            got, own = (", ".join(sorted(names)) for names in (given, one.config.inputs))
+    for candidate in candidates:
+        if not given & candidate.config.inputs.keys():
+            got, expected = (", ".join(sorted(names)) for names in (given, candidate.config.inputs))
             raise InputError(
-                f"{one.name} reads nothing of {got}; expected a file for one of its inputs: {own}"
+                f"{candidate.name} has none of the inputs {got}; expected a file for one of its inputs: "
+                f"{expected}"
             )
 
 
-def _own_inputs(config: Config, inputs: InputLocations) -> InputLocations:
-    """Those of the inputs that the configuration has."""
-    return [one for one in inputs if one[0] in config.inputs]
+def _configured(config: Config, inputs: InputLocations) -> InputLocations:
+    """The inputs that the configuration has."""
+    return [(name, location) for name, location in inputs if name in config.inputs]
 
 
-def _partitioned_alike(candidates: Sequence[Candidate], given: AbstractSet[str]) -> bool:
-    """Whether all cut the inputs that they share into the same partitions, so that an event has one
-    position in all. Raises InputError where they do not, and its id is its position."""
-    alike = True
+def _check_partitions(candidates: Sequence[Candidate], given: AbstractSet[str]) -> bool:
+    """Whether all configurations partition their common inputs alike, so that an event has the same
+    position in all runs. Raises InputError if they do not and event ids are positions."""
+    is_same = True
     for name in sorted(given):
-        specs = [one.config.inputs[name] for one in candidates if name in one.config.inputs]
+        specs = [each.config.inputs[name] for each in candidates if name in each.config.inputs]
         partitionings = {(spec.partitions, spec.keyed_by, spec.partitioner) for spec in specs}
         if len(partitionings) > 1:
-            alike = False
+            is_same = False
             if any(_id_is_position(spec) for spec in specs):
                 raise InputError(
-                    f"inputs.{name}: its event ids are positions, and the configurations cut it into "
-                    "different partitions: no event could be found in both; expected the same "
+                    f"inputs.{name}: its event ids are positions, and the configurations divide it into "
+                    "different partitions, so events cannot be matched; expected the same "
                     "partitions, keyed_by and partitioner in all"
                 )
-    return alike
+    return is_same
 
 
 def _id_is_position(spec: InputSpec) -> bool:
@@ -185,9 +187,9 @@ def _comparison(
     by_position: bool,
 ) -> Comparison:
     no_evaluation_reason = next(
-        (one.no_evaluation_reason for one in summaries if one.no_evaluation_reason), None
+        (run.no_evaluation_reason for run in summaries if run.no_evaluation_reason), None
     )
-    if not all(one.evaluation and one.evaluation.events_known for one in summaries):
+    if not all(run.evaluation and run.evaluation.events_known for run in summaries):
         no_evaluation_reason = no_evaluation_reason or ONLY_ENTITY_LABELS
     first = summaries[0]
     folders = [(summary.name, out_dir / summary.name) for summary in summaries]
@@ -201,16 +203,16 @@ def _comparison(
         )
         for other in folders[1:]
     ]
-    settings = list(_settings(configs))
+    differences = _setting_differences(configs)
     return Comparison(
-        conclusion=" ".join(f"{one.conclusion}. {one.alert_volume}." for one in pairs),
+        conclusion=" ".join(f"{each.conclusion}. {each.alert_volume}." for each in pairs),
         no_evaluation_reason=no_evaluation_reason,
         first_event_time=first.first_event_time,
         last_event_time=first.last_event_time,
         evaluated_from=first.evaluation_span.from_time,
         evaluated_until=first.evaluation_span.until_time,
-        settings=settings[:SETTINGS_MAX],
-        settings_differing=len(settings),
+        settings=differences[:SETTINGS_MAX],
+        settings_differing=len(differences),
         runs=[
             ComparedRun(
                 name=summary.name,
@@ -230,41 +232,42 @@ def _comparison(
     )
 
 
-def _settings(configs: Sequence[Config]) -> list[SettingDifference]:
-    """Where the configurations differ in what steers the fold; no secret is among it."""
-    leaves = [
+def _setting_differences(configs: Sequence[Config]) -> list[SettingDifference]:
+    """The settings that differ, of those that determine what is learned; no secret is among them."""
+    settings = [
         dict(
-            _settings_of(
+            _flatten(
                 "",
                 msgspec.to_builtins(
                     {
-                        "inputs": one.inputs,
-                        "limits": one.limits,
-                        "monitors": {m.name: m for m in one.monitors},
-                        "assess": one.assess,
+                        "inputs": config.inputs,
+                        "limits": config.limits,
+                        "monitors": {monitor.name: monitor for monitor in config.monitors},
+                        "assess": config.assess,
                     }
                 ),
             )
         )
-        for one in configs
+        for config in configs
     ]
-    places = dict.fromkeys(where for one in leaves for where in one)
-    found = (
-        SettingDifference(key=where, values=[one.get(where) for one in leaves]) for where in places
+    keys = dict.fromkeys(key for of_config in settings for key in of_config)
+    compared = (
+        SettingDifference(key=key, values=[of_config.get(key) for of_config in settings])
+        for key in keys
     )
-    return [one for one in found if len(set(one.values)) > 1]
+    return [setting for setting in compared if len(set(setting.values)) > 1]
 
 
-def _settings_of(where: str, value: Any) -> Iterator[tuple[str, str]]:
-    """Every value of a document by its key path."""
+def _flatten(key: str, value: Any) -> Iterator[tuple[str, str]]:
+    """Every value in a document, with its key path. key: the path of the document."""
     if isinstance(value, dict) and value:
         for name, inner in value.items():
-            yield from _settings_of(f"{where}.{name}" if where else name, inner)
+            yield from _flatten(f"{key}.{name}" if key else name, inner)
     elif isinstance(value, list) and value:
         for index, inner in enumerate(value):
-            yield from _settings_of(f"{where}[{index}]", inner)
+            yield from _flatten(f"{key}[{index}]", inner)
     elif value is not None:
-        yield where, msgspec.json.encode(value).decode()
+        yield key, msgspec.json.encode(value).decode()
 
 
 def _write(comparison: Comparison, out_dir: Path, page: str | None) -> None:

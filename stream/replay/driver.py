@@ -19,15 +19,15 @@ def read_in_time_order(
 ) -> None:
     """Read every log into the runs that take its records.
 
-    The log whose events are the oldest so far goes next. Each run sees its logs in the same order,
-    whatever other runs there are. Raises InputError for a log that cannot be read or is not in the
+    The next batch is read from the log that has reached the earliest event time. Other runs do not
+    change the order in which a run reads its logs. Raises InputError for a log that cannot be read or is not in the
     order of time.
     """
     readers = [reader for reader, _ in logs]
     positions = [_LogPosition(reader, runs) for reader, runs in logs]
     count = 0
     while unread := [log for log in positions if not log.is_done]:
-        log = min(unread, key=lambda one: one.reached_ms)  # the first of equal ones
+        log = min(unread, key=lambda log: log.reached_ms)  # of equal logs, the first
         reached_ms = {run: _reached_ms(run, unread) for run in log.runs}
         count += log.process_batch()
         for run in log.runs:
@@ -49,9 +49,9 @@ def _share_read(readers: Sequence[InputReader]) -> float:
 
 
 class _LogPosition:
-    """How far a log has been read. The runs take the same events from it.
+    """How far a log has been read. All runs take the same events from it.
 
-    orders: by run, the order of its events. is_done: whether it is read to its end.
+    orders: run → `LogOrder` of the log in that run. is_done: whether the log is read to its end.
     """
 
     def __init__(self, reader: InputReader, runs: Sequence[ReplayRun]) -> None:
@@ -72,10 +72,12 @@ class _LogPosition:
         if partitions is None:
             self.is_done = True
             return 0
-        # partition by partition, each in all runs, because they share its decoded columns
-        outputs = [[run.process(self._name, one) for run in self.runs] for one in partitions]
-        for run, of_run in zip(self.runs, zip(*outputs, strict=True), strict=True):
-            processed = list(zip(partitions, of_run, strict=True))
+        # all runs process a partition before the next one is decoded: they share its decoded columns
+        outputs = [
+            [run.process(self._name, records) for run in self.runs] for records in partitions
+        ]
+        for run, run_outputs in zip(self.runs, zip(*outputs, strict=True), strict=True):
+            processed = list(zip(partitions, run_outputs, strict=True))
             due_ms = self.orders[run].due_times(
                 [(records.partition, output.events) for records, output in processed]
             )
@@ -85,7 +87,7 @@ class _LogPosition:
 
 
 def _log_order(reader: InputReader, run: ReplayRun) -> LogOrder:
-    """The order of a log's events in a run: events too late for every monitor are an error."""
+    """The `LogOrder` of a log in a run: an event too late for every monitor is an error."""
     lateness_s = {
         monitor.name: seconds(monitor.lateness_max)
         for monitor in run.config.monitors

@@ -1,8 +1,8 @@
 """labels.parquet: the final label of every event in a replay.
 
-One row per labelled event or entity, with its last verdict and the time from which that verdict has
-held without contradiction, ordered by that time. The evaluation reads it; what a model knew at a time
-follows from the labels in their own order.
+One row per labelled event or entity, ordered by known_time. The verdict is that of the last label; the
+known_time is that of the first label after which no label had the opposite verdict. Only the evaluation
+reads this table: models learn each label at its own time.
 """
 
 from collections.abc import Iterator
@@ -26,17 +26,18 @@ SCHEMA: Final = pa.schema(
     [
         column("event_id", pa.string(), "the event; null where a label names entities alone"),
         column("verdict", pa.string(), "fraud or honest, by the final label"),
-        column("scenario", pa.string(), "the label's scenario, that is its kind of fraud"),
+        column("scenario", pa.string(), "the label's scenario: its kind of fraud"),
         column("known_time", TIME, "when that verdict became known, UTC"),
     ]
 )
-"""The first columns of labels.parquet. Columns of entities follow, for labels that name no event, with
-ids or pseudonyms; they are null beside an event id."""
+"""The first columns of labels.parquet. Entity columns follow if any label names no event: they hold ids
+or pseudonyms, and are null where there is an event id."""
 
 _ROWS: Final = 1_000_000_000_000
+"""More than the rows of a table."""
 _ORDER_KEY: Final = f"epoch_ms(known_time)::HUGEINT * {_ROWS} + file_row_number"
 """Orders labels by the time they became known, then by arrival."""
-_ORDER_TIME: Final = f"(since // {_ROWS})::BIGINT"
+_ORDER_TIME: Final = f"(first_position // {_ROWS})::BIGINT"
 _ENTITIES: Final = (
     column(name, pa.string(), f"{name} of a label that names no event") for name in ENTITY_FIELDS
 )
@@ -44,8 +45,8 @@ _ALL_LABELS: Final = pa.schema([*SCHEMA, *_ENTITIES])
 
 
 class LabelBatch(NamedTuple):
-    """k labels. texts: field → Arrow string[k], fields that are missing are null. time_ms: when
-    they became known, Arrow int64[k]."""
+    """k labels. texts: field → Arrow string[k], null where a field is missing. time_ms: when they became
+    known, Arrow int64[k]."""
 
     texts: dict[str, pa.StringArray]
     time_ms: pa.Int64Array
@@ -54,8 +55,8 @@ class LabelBatch(NamedTuple):
 def labels_among(events: EventBatch) -> LabelBatch:
     """The labels among events."""
     rows = np.flatnonzero(events.type_code == LABEL_TYPE)
-    picked = pa.array(rows)
-    texts = {name: column.take(picked) for name, column in events.text.items()}
+    indexes = pa.array(rows)
+    texts = {name: column.take(indexes) for name, column in events.text.items()}
     return LabelBatch(texts, pa.array(events.time_ms[rows]))
 
 
@@ -75,7 +76,7 @@ class FinalLabels:
 
     def __init__(self, path: Path, work_dir: Path, display_ids: DisplayIds) -> None:
         self._path = path
-        self._work = work_dir
+        self._work_dir = work_dir
         self._display_ids = display_ids
         self._all_labels = work_dir / "labels_accepted.parquet"
         self._open_files = ExitStack()
@@ -102,14 +103,14 @@ class FinalLabels:
             self._file = self._open_files.enter_context(TableFile(self._all_labels, _ALL_LABELS))
         absent = pa.nulls(count, pa.string())
         label_columns = ("labelled_event_id", "verdict", "kind")
-        event_id, *others = (labels.texts.get(name, absent) for name in label_columns)
+        event_id, *verdict_and_kind = (labels.texts.get(name, absent) for name in label_columns)
         entities = (
             self._display_ids(name, pc.if_else(event_id.is_null(), labels.texts[name], absent))
             if name in labels.texts
             else absent
             for name in ENTITY_FIELDS
         )
-        self._file.write([event_id, *others, labels.time_ms.cast(TIME), *entities])
+        self._file.write([event_id, *verdict_and_kind, labels.time_ms.cast(TIME), *entities])
 
     def finish(self) -> None:
         """Write labels.parquet."""
@@ -117,40 +118,47 @@ class FinalLabels:
             pq.write_table(SCHEMA.empty_table(), self._path)
             return
         self._open_files.close()
-        with database.open_database(self._work) as tables:
+        with database.open_database(self._work_dir) as tables:
             counts = tables.execute(
                 f"SELECT {', '.join(f'count({name})' for name in ENTITY_FIELDS)} "
                 f"FROM {database.parquet_source(self._all_labels)}"
             ).fetchall()[0]
-            named = [name for name, count in zip(ENTITY_FIELDS, counts, strict=True) if count]
-            # numbers in groups and joins can be spilled to disk, rows in windows hardly
+            entity_fields = [
+                name for name, count in zip(ENTITY_FIELDS, counts, strict=True) if count
+            ]
+            # groups and joins of numbers can spill to disk; window functions over rows hardly can
             tables.execute(
-                f"CREATE VIEW all_labels AS SELECT *, {_subject_key(['event_id', *named])} AS about, "
-                f"{_ORDER_KEY} AS place FROM {database.parquet_source(self._all_labels, numbered=True)}"
+                f"CREATE VIEW all_labels AS SELECT *, {_subject_key(['event_id', *entity_fields])} AS subject, "
+                f"{_ORDER_KEY} AS position FROM {database.parquet_source(self._all_labels, numbered=True)}"
             )
             tables.execute(
-                "CREATE TABLE last AS SELECT about, max(place) AS place, min(place) AS since, "
-                "least(coalesce(max(place) FILTER (verdict = 'fraud'), -1), coalesce(max(place) "
-                "FILTER (verdict IS DISTINCT FROM 'fraud'), -1)) AS contradicted "
-                "FROM all_labels GROUP BY about"
+                "CREATE TABLE final_labels AS SELECT subject, max(position) AS position, "
+                "min(position) AS first_position, "
+                "least(coalesce(max(position) FILTER (verdict = 'fraud'), -1), "
+                "coalesce(max(position) FILTER (verdict IS DISTINCT FROM 'fraud'), -1)) "
+                "AS last_opposite FROM all_labels GROUP BY subject"
             )
             tables.execute(
-                "UPDATE last SET since = again.place FROM (SELECT about, min(all_labels.place) AS place "
-                "FROM all_labels JOIN last USING (about) "
-                "WHERE contradicted >= 0 AND all_labels.place > contradicted "
-                "GROUP BY about) AS again WHERE again.about = last.about"
+                "UPDATE final_labels SET first_position = unopposed.position FROM (SELECT subject, "
+                "min(all_labels.position) AS position FROM all_labels JOIN final_labels USING (subject) "
+                "WHERE last_opposite >= 0 AND all_labels.position > last_opposite "
+                "GROUP BY subject) AS unopposed WHERE unopposed.subject = final_labels.subject"
             )
-            label_columns = [name for name in (*SCHEMA.names, *named) if name != "known_time"]
-            found = tables.sql(
+            label_columns = [
+                name for name in (*SCHEMA.names, *entity_fields) if name != "known_time"
+            ]
+            final_labels = tables.sql(
                 f"SELECT {', '.join(label_columns)}, make_timestamp_ms({_ORDER_TIME}) AS known_time "
-                "FROM all_labels JOIN last USING (about, place) ORDER BY since"
+                "FROM all_labels JOIN final_labels USING (subject, position) ORDER BY first_position"
             ).to_arrow_reader(ROW_GROUP_ROWS)
-            schema = pa.schema([_ALL_LABELS.field(name) for name in (*SCHEMA.names, *named)])
+            schema = pa.schema(
+                [_ALL_LABELS.field(name) for name in (*SCHEMA.names, *entity_fields)]
+            )
             with TableFile(self._path, schema) as file:
-                file.write_batches(found)
+                file.write_batches(final_labels)
 
 
 def _subject_key(names: list[str]) -> str:
     """SQL for a number that identifies the values of these columns together."""
-    each = (f"coalesce(md5({name}), '-')" for name in names)
-    return f"md5_number(concat({', '.join(each)}))"
+    hashes = (f"coalesce(md5({name}), '-')" for name in names)
+    return f"md5_number(concat({', '.join(hashes)}))"

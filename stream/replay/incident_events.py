@@ -1,4 +1,4 @@
-"""The events of the incidents that a reader sees first: when, over how much, how surprising."""
+"""The first events of the incidents shown on a page, with time, amount and score."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,43 +17,46 @@ EARLIEST_FIRST: Final = [("event_time", "ascending"), ("event_id", "ascending")]
 
 
 def add_first_events(incidents: Sequence[Incident], scores: Path) -> list[Incident]:
-    """The incidents with the first events of their entities from opening to last, as scores.parquet
-    has them: read once, a row group at a time. The score is that of the incident's monitor."""
+    """The incidents with `first_events`: the first events of each entity from first_ms to last_ms.
+
+    scores: scores.parquet, read once, a row group at a time. Scores are those of the incident's monitor.
+    """
     if not incidents:
         return []
-    score = [f"score_{one.monitor}" for one in incidents]
-    fields = {one.entity.type for one in incidents}
-    first: list[pa.Table | None] = [None] * len(incidents)
+    score_columns = [f"score_{incident.monitor}" for incident in incidents]
+    fields = {incident.entity.type for incident in incidents}
+    first_events: list[pa.Table | None] = [None] * len(incidents)
     for batch in read_table_batches(
-        scores, ["event_id", "event_time", "amount", *{*score, *fields}]
+        scores, ["event_id", "event_time", "amount", *{*score_columns, *fields}]
     ):
         for field in fields:
-            at = [i for i, one in enumerate(incidents) if one.entity.type == field]
-            ids = pa.array([incidents[i].entity.id for i in at])
+            indexes = [i for i, each in enumerate(incidents) if each.entity.type == field]
+            ids = pa.array([incidents[i].entity.id for i in indexes])
             rows = batch.filter(pc.is_in(batch[field], ids))
-            for i in at if len(rows) else ():
-                first[i] = _earliest(first[i], _events_of(rows, incidents[i], score[i]))
+            for i in indexes if len(rows) else ():
+                events = _events_of(rows, incidents[i], score_columns[i])
+                first_events[i] = _earliest(first_events[i], events)
     return [
-        replace(one, first_events=_as_events(found))
-        for one, found in zip(incidents, first, strict=True)
+        replace(incident, first_events=_as_events(table))
+        for incident, table in zip(incidents, first_events, strict=True)
     ]
 
 
-def _events_of(rows: pa.RecordBatch, incident: Incident, score: str) -> pa.Table:
+def _events_of(rows: pa.RecordBatch, incident: Incident, score_column: str) -> pa.Table:
     time_ms = rows["event_time"].cast(TIME).cast(pa.int64())
     during = pc.and_(
         pc.greater_equal(time_ms, incident.first_ms), pc.less_equal(time_ms, incident.last_ms)
     )
     inside = pc.and_(during, pc.equal(rows[incident.entity.type], incident.entity.id))
-    columns = [rows["event_id"], time_ms, rows["amount"], rows[score]]
+    columns = [rows["event_id"], time_ms, rows["amount"], rows[score_column]]
     return pa.table(columns, ["event_id", "event_time", "amount", "score"]).filter(inside)
 
 
-def _earliest(known: pa.Table | None, more: pa.Table) -> pa.Table:
-    every = more if known is None else pa.concat_tables([known, more])
-    return every.sort_by(EARLIEST_FIRST).slice(0, EVENTS_SHOWN).combine_chunks()
+def _earliest(earlier: pa.Table | None, added: pa.Table) -> pa.Table:
+    events = added if earlier is None else pa.concat_tables([earlier, added])
+    return events.sort_by(EARLIEST_FIRST).slice(0, EVENTS_SHOWN).combine_chunks()
 
 
-def _as_events(found: pa.Table | None) -> list[IncidentEvent]:
-    rows = [] if found is None else found.to_pylist()
+def _as_events(table: pa.Table | None) -> list[IncidentEvent]:
+    rows = [] if table is None else table.to_pylist()
     return [IncidentEvent(time_ms=row.pop("event_time"), **row) for row in rows]

@@ -1,9 +1,9 @@
 """incidents.parquet: a row for each incident, with its events and, with labels, the frauds among them.
 
-Computed from the run's other tables: alerts.parquet gives when an incident opened, scores.parquet which
-later events of its entity were counted in it, how long it lasts, and the events in between. It ends
-where its entity has no alerted event for `incident_gap`. A late event from before its
-incident's first is counted, but does not stretch it.
+Computed from the run's other tables: alerts.parquet gives the opening of an incident; scores.parquet
+gives its alerted events and all events of its entity until the last of them. An incident ends when its
+entity has no alerted event for `incident_gap`. A late event from before the opening is counted in the
+incident, but does not move the opening.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,8 @@ from stream.replay.tables import TableFile, read_table_batches
 from stream.replay.time_split import EvaluationSpan
 
 TIME_BITS: Final = 42
-"""Milliseconds since 1970 fit into these until 2109, and two million entities above them."""
+"""Lower bits of a key, for milliseconds since 1970 until 2109. The upper bits hold the index of one of up
+to two million entities."""
 TIME_MASK: Final = (1 << TIME_BITS) - 1
 IDENTITY_COLUMNS: Final = ["incident_id", "monitor", "entity_type", "entity"]
 STATUS_COLUMNS: Final = ["score", "severity", "first_seen", "last_seen"]
@@ -34,8 +35,8 @@ STATUS_COLUMNS: Final = ["score", "severity", "first_seen", "last_seen"]
 
 @dataclass(frozen=True, slots=True)
 class IncidentSums:
-    """Sums over some events of each incident. events: int64[incidents]. cents: int64[incidents],
-    their amounts, any where one has an amount."""
+    """Sums over events of each incident, each an array over incidents. events: their number. cents: the
+    sum of their amounts. any_amount: whether one of them has an amount."""
 
     events: I64
     cents: I64
@@ -48,12 +49,12 @@ def write_incidents(
     path: Path,
     alerts: Path,
     scores: Path,
-    known: tuple[Path, Path] | None,
+    frauds_and_labels: tuple[Path, Path] | None,
 ) -> None:
-    """Write incidents.parquet, by opening; evaluated are those that opened in the span.
+    """Write incidents.parquet, ordered by opening. Incidents opened in the span are marked as evaluated.
 
-    alerts, scores: the tables that it follows from; alerts in the order in which they were
-    published. known: frauds and labels, None where there are none.
+    alerts, scores: alerts.parquet, in the order in which alerts were published, and scores.parquet.
+    frauds_and_labels: frauds.parquet and labels.parquet; None without labels.
     """
     incidents = _from_alerts(pq.read_table(alerts, columns=[*IDENTITY_COLUMNS, *STATUS_COLUMNS]))
     columns: dict[str, Any] = {name: incidents[name] for name in incidents.column_names}
@@ -64,23 +65,23 @@ def write_incidents(
         for name in incidents["monitor"].unique().to_pylist()
     ]
     columns["suppressed"] = np.zeros(len(incidents), np.int64)
-    for one in by_monitor:
-        one.extend(scores, columns["suppressed"])
+    for of_monitor in by_monitor:
+        of_monitor.extend(scores, columns["suppressed"])
     last_ms = incidents["last"].cast(pa.int64()).to_numpy().copy()
-    for one in by_monitor:
-        last_ms[one.place] = one.last_ms
+    for of_monitor in by_monitor:
+        last_ms[of_monitor.row] = of_monitor.last_ms
     columns["last"] = pa.array(last_ms).cast(TIME)
     events = _sums(by_monitor, len(incidents), scores)
     columns["events"] = events.events
     columns["amount"] = pa.array(events.cents / 100, mask=~events.any_amount)
-    if known is None:
+    if frauds_and_labels is None:
         columns |= dict.fromkeys(("frauds", "fraud_amount", "verdict"), pa.nulls(len(incidents)))
     else:
-        frauds, labels = known
-        fraud = _sums(by_monitor, len(incidents), frauds)
-        columns["frauds"] = fraud.events
-        columns["fraud_amount"] = fraud.cents / 100
-        is_fraud = (fraud.events > 0) | _labelled_fraud(incidents, labels)
+        frauds, labels = frauds_and_labels
+        fraud_sums = _sums(by_monitor, len(incidents), frauds)
+        columns["frauds"] = fraud_sums.events
+        columns["fraud_amount"] = fraud_sums.cents / 100
+        is_fraud = (fraud_sums.events > 0) | _labelled_fraud(incidents, labels)
         columns["verdict"] = np.where(is_fraud, "fraud", "honest").astype(object)
     with TableFile(path, INCIDENT_COLUMNS) as file:
         file.write_batches(pa.table(columns).to_batches())
@@ -97,8 +98,8 @@ def _gaps_ms(config: Config) -> dict[str, float]:
 
 def _from_alerts(alerts: pa.Table) -> pa.Table:
     """The incidents of the alerts, a row each, by opening time."""
-    which = alerts["incident_id"].combine_chunks().dictionary_encode().indices
-    incident = which.to_numpy().astype(np.int64)
+    codes = alerts["incident_id"].combine_chunks().dictionary_encode().indices
+    incident = codes.to_numpy().astype(np.int64)
     rows = np.arange(len(incident))
     order = np.lexsort((rows, -alerts["score"].to_numpy(), incident))
     starts = np.flatnonzero(np.diff(incident[order], prepend=-1))
@@ -115,78 +116,85 @@ def _from_alerts(alerts: pa.Table) -> pa.Table:
 
 def _labelled_fraud(incidents: pa.Table, labels: Path) -> Bools:
     """bool[incidents]: whether a label names the entity itself as fraudulent."""
-    found = np.zeros(len(incidents), np.bool_)
-    known = pq.read_schema(labels).names
+    is_fraud = np.zeros(len(incidents), np.bool_)
+    label_columns = pq.read_schema(labels).names
     for field in incidents["entity_type"].unique().to_pylist():
-        if field in known:
-            fraud = pc.field("verdict") == "fraud"
-            names = pq.read_table(labels, columns=[field], filters=fraud)[field].drop_null()
-            here = pc.equal(incidents["entity_type"], field)
-            found |= pc.and_(here, pc.is_in(incidents["entity"], names)).to_numpy()
-    return found
+        if field in label_columns:
+            fraud_only = pc.field("verdict") == "fraud"
+            ids = pq.read_table(labels, columns=[field], filters=fraud_only)[field].drop_null()
+            has_field = pc.equal(incidents["entity_type"], field)
+            is_fraud |= pc.and_(has_field, pc.is_in(incidents["entity"], ids)).to_numpy()
+    return is_fraud
 
 
 class _MonitorIncidents:
-    """The incidents of one monitor, found by entity and time: those of an entity do not overlap.
-    place: int64[own], their rows among all; last_ms: int64[own], their last events."""
+    """The m incidents of one monitor, sorted by entity and opening. Those of an entity do not overlap.
+
+    row: int64[m], their rows among the incidents of all monitors. last_ms: int64[m], the times of their
+    last events. A key is an entity's index and a time in one integer, see `TIME_BITS`.
+    """
 
     def __init__(self, incidents: pa.Table, monitor: str, gap_ms: float) -> None:
         self._gap_ms = gap_ms
-        place = np.flatnonzero(pc.equal(incidents["monitor"], monitor).to_numpy())
-        own = incidents.take(place)
+        row = np.flatnonzero(pc.equal(incidents["monitor"], monitor).to_numpy())
+        of_monitor = incidents.take(row)
         self._activity = f"activity_{monitor}"
-        self.field = own["entity_type"][0].as_py()
-        entity = own["entity"].combine_chunks()
+        self.field = of_monitor["entity_type"][0].as_py()
+        entity = of_monitor["entity"].combine_chunks()
         self._entities = entity.unique()
         code = pc.index_in(entity, self._entities).to_numpy().astype(np.int64)
-        key = (code << TIME_BITS) + own["opened"].cast(pa.int64()).to_numpy()
+        key = (code << TIME_BITS) + of_monitor["opened"].cast(pa.int64()).to_numpy()
         order = np.argsort(key)
-        last_ms = own["last"].cast(pa.int64()).to_numpy()
-        self._key, self.last_ms, self.place = (one[order] for one in (key, last_ms, place))
+        last_ms = of_monitor["last"].cast(pa.int64()).to_numpy()
+        self._key, self.last_ms, self.row = (column[order] for column in (key, last_ms, row))
 
     def extend(self, scores: Path, suppressed: I64) -> None:
-        """Let them last until their last events, and count those that were only counted; suppressed:
-        int64[incidents] of all. Rows are in the order of their logs: 9 bytes of each event in an
-        incident wait until all can be put in the order of time."""
-        key, counted = self._in_incidents(scores)
-        at = np.searchsorted(self._key, key, side="right") - 1
-        # an incident reaches as far as its events follow each other without a longer gap
-        run = np.cumsum(np.diff(key, prepend=key[:1]) > self._gap_ms)
-        since = np.searchsorted(key, self._key)  # each one's opening is among the keys
-        inside = self._same_entity(key, at) & (run == run[since[at]])
-        np.maximum.at(self.last_ms, at[inside], key[inside] & TIME_MASK)
-        # an event outside of all incidents is late: it belongs to the incident that opened after it
-        of = np.minimum(at + ~inside, len(self._key) - 1)
-        np.add.at(suppressed, self.place[of[counted & self._same_entity(key, of)]], 1)
+        """Set last_ms to the last event of each incident, and add its events with the outcome "counted" to
+        suppressed, int64[incidents of all monitors].
 
-    def _in_incidents(self, scores: Path) -> tuple[I64, Bools]:
-        """(keys, counted): the events in incidents, and all openings, by entity and time; and which
-        of them were only counted."""
-        keys, counted = [self._key], [np.zeros(len(self._key), np.bool_)]
+        Rows of scores are in the order of the logs, so 9 bytes of each event in an incident are held in
+        memory until all can be sorted by time.
+        """
+        key, is_counted = self._alerted_events(scores)
+        index = np.searchsorted(self._key, key, side="right") - 1  # the last incident opened before
+        # events of an incident follow each other without a longer gap
+        chain = np.cumsum(np.diff(key, prepend=key[:1]) > self._gap_ms)
+        opening = np.searchsorted(key, self._key)  # the opening of each incident is among the keys
+        inside = self._same_entity(key, index) & (chain == chain[opening[index]])
+        np.maximum.at(self.last_ms, index[inside], key[inside] & TIME_MASK)
+        # an event outside of all incidents is late: it belongs to the incident that opened after it
+        index = np.minimum(index + ~inside, len(self._key) - 1)
+        np.add.at(suppressed, self.row[index[is_counted & self._same_entity(key, index)]], 1)
+
+    def _alerted_events(self, scores: Path) -> tuple[I64, Bools]:
+        """(keys, is_counted): the sorted keys of all openings and alerted events; and whether each is an
+        event with the outcome "counted"."""
+        keys, is_counted = [self._key], [np.zeros(len(self._key), np.bool_)]
         for batch in read_table_batches(scores, ["event_time", self.field, self._activity]):
-            among = batch.filter(pc.is_in(batch[self._activity], pa.array(ALERTED)))
-            rows, key = self._keys(among)
-            only = pc.equal(among[self._activity], "counted").to_numpy(zero_copy_only=False)
+            alerted = batch.filter(pc.is_in(batch[self._activity], pa.array(ALERTED)))
+            rows, key = self._keys(alerted)
+            counted = pc.equal(alerted[self._activity], "counted").to_numpy(zero_copy_only=False)
             keys.append(key)
-            counted.append(only[rows])
+            is_counted.append(counted[rows])
         key = np.concatenate(keys)
         order = np.argsort(key, kind="stable")
-        return key[order], np.concatenate(counted)[order]
+        return key[order], np.concatenate(is_counted)[order]
 
     def locate(self, batch: pa.RecordBatch) -> tuple[I64, I64]:
-        """(rows, incidents): the batch's events that lie in an incident, and which."""
+        """(rows, incidents): the rows of the batch that lie in an incident, and the rows of their incidents
+        among those of all monitors."""
         rows, key = self._keys(batch)
-        at = np.searchsorted(self._key, key, side="right") - 1
-        inside = self._same_entity(key, at) & (key & TIME_MASK <= self.last_ms[at])
-        return rows[inside], self.place[at[inside]]
+        index = np.searchsorted(self._key, key, side="right") - 1
+        inside = self._same_entity(key, index) & (key & TIME_MASK <= self.last_ms[index])
+        return rows[inside], self.row[index[inside]]
 
-    def _same_entity(self, key: I64, at: I64) -> Bools:
-        """Whether the own incidents at these places are of the keys' entities."""
-        theirs: Bools = (at >= 0) & (self._key[at] >> TIME_BITS == key >> TIME_BITS)
-        return theirs
+    def _same_entity(self, key: I64, index: I64) -> Bools:
+        """Whether the incidents at these indexes are of the keys' entities."""
+        is_same: Bools = (index >= 0) & (self._key[index] >> TIME_BITS == key >> TIME_BITS)
+        return is_same
 
     def _keys(self, batch: pa.RecordBatch) -> tuple[I64, I64]:
-        """(rows, keys): the events of entities that have an incident, and their keys."""
+        """(rows, keys): the rows of entities that have an incident, and their keys."""
         code = pc.index_in(batch.column(self.field), self._entities)
         rows = np.flatnonzero(code.is_valid().to_numpy(zero_copy_only=False))
         entity = code.drop_null().to_numpy().astype(np.int64)
@@ -200,20 +208,19 @@ def _sums(
     """Sums over the events of a table in each incident."""
     events, cents = np.zeros((2, incident_count), np.int64)
     sums = IncidentSums(events, cents, np.zeros(incident_count, np.bool_))
-    fields = list(dict.fromkeys(one.field for one in by_monitor))
+    fields = list(dict.fromkeys(of_monitor.field for of_monitor in by_monitor))
     for batch in read_table_batches(table, ["event_time", "amount", *fields]):
         amount = batch.column("amount").to_numpy(zero_copy_only=False)
         cents = in_cents(amount)
-        for one in by_monitor:
-            rows, places = one.locate(batch)
-            np.add.at(sums.events, places, 1)
-            np.add.at(sums.cents, places, cents[rows])
-            sums.any_amount[places[~np.isnan(amount[rows])]] = True
+        for of_monitor in by_monitor:
+            rows, incident_rows = of_monitor.locate(batch)
+            np.add.at(sums.events, incident_rows, 1)
+            np.add.at(sums.cents, incident_rows, cents[rows])
+            sums.any_amount[incident_rows[~np.isnan(amount[rows])]] = True
     return sums
 
 
 def in_cents(amount: F64) -> I64:
-    """int64[n]: amounts as whole cents, whose sums do not depend on their order; NaN is 0, and
-    one below 0 counts like one above."""
-    found: I64 = np.rint(np.minimum(np.abs(np.nan_to_num(amount)) * 100, 9e15)).astype(np.int64)
-    return found
+    """int64[n]: absolute amounts as whole cents, whose sums do not depend on their order; 0 for NaN."""
+    cents: I64 = np.rint(np.minimum(np.abs(np.nan_to_num(amount)) * 100, 9e15)).astype(np.int64)
+    return cents

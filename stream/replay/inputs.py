@@ -1,4 +1,4 @@
-"""The inputs of a replay: found, identified by content and opened for reading."""
+"""The inputs of a replay: finds their files and topics, identifies their content, opens them for reading."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -32,10 +32,10 @@ InputLocations = Sequence[tuple[str, str | Path | InputFile]]
 class Input:
     """One input, ready to be read.
 
-    locations: paths and addresses without credentials, to find it again; of a topic its offsets.
-    topic: of its records. log: the internal log that it is, if it is one. files: none of a topic.
-    readings: its logs, each time from their beginning. stops: of a topic, the offset up to which
-    each partition is read.
+    locations: paths and addresses without credentials, from which a rerun finds it; for a topic, with
+    its offsets. topic: of its records. log: the internal log, if the input is one. files: empty for a
+    topic. open_readers: opens its logs; each call reads them from their beginning. stops: for a
+    topic, the offset up to which each partition is read.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Input:
     topic: str
     log: Log | None
     files: list[InputFile]
-    readings: Callable[[], list[InputReader]]
+    open_readers: Callable[[], list[InputReader]]
     stops: Mapping[int, int] = field(default_factory=dict)
 
     def manifest_entry(self) -> ManifestInput:
@@ -53,39 +53,44 @@ class Input:
 
 
 def spool_pipes(named: Sequence[InputLocations], opened: ExitStack) -> list[InputLocations]:
-    """Inputs with every pipe among them read, once for all that name it. opened: closes them."""
-    known: dict[str, InputFile] = {}
+    """The same inputs, with each pipe copied to a temporary file once, however often it is named.
 
-    def read(place: str | Path | InputFile) -> str | Path | InputFile:
-        if isinstance(place, InputFile) or not is_pipe(str(place)):
-            return place
-        text = STANDARD_INPUT if str(place) == "-" else str(place)
-        if text not in known:
-            known[text] = spool_pipe(text, opened)
-        return known[text]
+    named: lists of inputs. opened: removes the copies.
+    """
+    copies: dict[str, InputFile] = {}
 
-    return [[(name, read(place)) for name, place in some] for some in named]
+    def without_pipe(location: str | Path | InputFile) -> str | Path | InputFile:
+        if isinstance(location, InputFile) or not is_pipe(str(location)):
+            return location
+        path = STANDARD_INPUT if str(location) == "-" else str(location)
+        if path not in copies:
+            copies[path] = spool_pipe(path, opened)
+        return copies[path]
+
+    return [[(name, without_pipe(location)) for name, location in inputs] for inputs in named]
 
 
 def find_inputs(config: Config, named: InputLocations, opened: ExitStack) -> list[Input]:
-    """The inputs by name, in the order in which they are named first. opened: what closes them.
+    """The inputs by name, in the order in which they are named first. opened: closes them.
 
     named: (the name of an input, a path, folder, glob or address). Raises InputError where one is
     not usable.
     """
-    places: dict[str, list[str | InputFile]] = {}
-    for name, place in named:
-        places.setdefault(name, []).append(place if isinstance(place, InputFile) else str(place))
-    return [_input(config, name, some, opened) for name, some in places.items()]
+    locations: dict[str, list[str | InputFile]] = {}
+    for name, location in named:
+        text = location if isinstance(location, InputFile) else str(location)
+        locations.setdefault(name, []).append(text)
+    return [_input(config, name, of_input, opened) for name, of_input in locations.items()]
 
 
 def with_label_input(config: Config, others: Iterable[Config] = ()) -> Config:
-    """The configuration with an input of labels: where it has none, the first that another of the
-    same comparison has, else one in Eddy's own shape. The result has a different fingerprint."""
+    """The configuration with a label input. If it has none, one is added: the first label input of the
+    other configurations of a comparison, else one with Eddy's own field names. An added input changes
+    the fingerprint."""
     if label_inputs(config):
         return config
-    known = {name: one.inputs[name] for one in others for name in label_inputs(one)[:1]}
-    name, spec = next(iter(known.items()), ("labels", InputSpec(topic="labels", type="label")))
+    of_others = {name: other.inputs[name] for other in others for name in label_inputs(other)[:1]}
+    name, spec = next(iter(of_others.items()), ("labels", InputSpec(topic="labels", type="label")))
     if name in config.inputs:
         raise InputError(
             f'--labels: inputs.{name} holds events; expected an input of type = "label"; give '
@@ -94,49 +99,57 @@ def with_label_input(config: Config, others: Iterable[Config] = ()) -> Config:
     return msgspec.structs.replace(config, inputs={name: spec, **config.inputs})
 
 
-def open_readings(inputs: Sequence[Input]) -> list[InputReader]:
+def open_readers(inputs: Sequence[Input]) -> list[InputReader]:
     """Readers of all logs of these inputs, from their beginning."""
-    return [reading for one in inputs for reading in one.readings()]
+    return [reader for each in inputs for reader in each.open_readers()]
 
 
-def _input(config: Config, name: str, places: list[str | InputFile], opened: ExitStack) -> Input:
-    ranges = [place for place in places if isinstance(place, str) and is_topic_range(place)]
-    log = find_internal_log(config, name, topic_of(ranges[0])) if ranges else None
+def _input(config: Config, name: str, locations: list[str | InputFile], opened: ExitStack) -> Input:
+    topic_ranges = [text for text in locations if isinstance(text, str) and is_topic_range(text)]
+    log = find_internal_log(config, name, topic_of(topic_ranges[0])) if topic_ranges else None
     if log is None and name not in config.inputs:
-        known = ", ".join(config.inputs)
-        first = places[0].name if isinstance(places[0], InputFile) else places[0]
-        raise InputError(f"{name}={first}: no input is named {name}; expected one of {known}")
-    if ranges:
-        if len(places) > 1:
-            raise InputError(f"{name}={ranges[0]}: expected one topic, and nothing besides")
-        return _topic(config, name, ranges[0], log, opened)
-    each = [[place] if isinstance(place, InputFile) else find_files(place) for place in places]
-    files = [file for some in each for file in some]
-    where = [
-        p.name if isinstance(p, InputFile) else hide_credentials(Location.of(p).text)
-        for p in places
+        expected = ", ".join(config.inputs)
+        first = locations[0].name if isinstance(locations[0], InputFile) else locations[0]
+        raise InputError(f"{name}={first}: no input is named {name}; expected one of {expected}")
+    if topic_ranges:
+        if len(locations) > 1:
+            raise InputError(f"{name}={topic_ranges[0]}: expected one topic, and nothing besides")
+        return _topic_input(config, name, topic_ranges[0], log, opened)
+    files = [
+        file
+        for location in locations
+        for file in ([location] if isinstance(location, InputFile) else find_files(location))
+    ]
+    shown_locations = [
+        location.name
+        if isinstance(location, InputFile)
+        else hide_credentials(Location.of(location).text)
+        for location in locations
     ]
 
-    def readings() -> list[InputReader]:
+    def open_readers() -> list[InputReader]:
         return [FileReader(name, files, config.inputs[name])]
 
-    return Input(name, where, name, None, files, readings)
+    return Input(name, shown_locations, name, None, files, open_readers)
 
 
-def _topic(config: Config, name: str, address: str, log: Log | None, opened: ExitStack) -> Input:
+def _topic_input(
+    config: Config, name: str, address: str, log: Log | None, opened: ExitStack
+) -> Input:
     topic = topic_of(address)
     reader = opened.enter_context(TopicReader(config.kafka, config.group, topic))
-    spans = resolve_ranges(
+    offset_ranges = resolve_ranges(
         reader, address, log.partitions if log else config.inputs[name].partitions
     )
 
-    def readings() -> list[InputReader]:
-        reader.start(spans)
+    def open_readers() -> list[InputReader]:
+        reader.start(offset_ranges)
         return [
-            TopicRangeReader(name, reader, partition, span, BATCH_RECORDS)
-            for partition, span in spans.items()
-            if span.start < span.stop
+            TopicRangeReader(name, reader, partition, offsets, BATCH_RECORDS)
+            for partition, offsets in offset_ranges.items()
+            if offsets.start < offsets.stop
         ]
 
-    stops = {partition: span.stop for partition, span in spans.items()}
-    return Input(name, [range_address(topic, spans)], topic, log, [], readings, stops)
+    stops = {partition: offsets.stop for partition, offsets in offset_ranges.items()}
+    address = range_address(topic, offset_ranges)
+    return Input(name, [address], topic, log, [], open_readers, stops)

@@ -16,26 +16,26 @@ VERDICTS_MAX: Final = 1_000
 
 
 def split_unclear(events: EventBatch) -> tuple[I64, Counter[str | None]]:
-    """The rows without unclear labels, and the verdicts of the unclear ones, counted."""
+    """(rows, counts): the rows of all events but unclear labels, and the unclear verdicts, counted."""
     if not (events.type_code == LABEL_TYPE).any():
         return np.arange(len(events)), Counter()
     verdicts = events.text.get("verdict", pa.nulls(len(events), pa.string()))
     unclear = (events.type_code == LABEL_TYPE) & ~is_known_verdict(verdicts)
     counted = pc.value_counts(verdicts.filter(pa.array(unclear))).to_pylist()
-    counts: Counter[str | None] = Counter({one["values"]: one["counts"] for one in counted})
+    counts: Counter[str | None] = Counter({count["values"]: count["counts"] for count in counted})
     return np.flatnonzero(~unclear), counts
 
 
-def count_verdicts(into: Counter[str | None], more: Counter[str | None]) -> None:
-    """Add counts; beyond `VERDICTS_MAX` distinct verdicts, the rest is counted together."""
-    for text, count in more.items():
-        into[text if text in into or len(into) < VERDICTS_MAX else "…"] += count
+def count_verdicts(totals: Counter[str | None], added: Counter[str | None]) -> None:
+    """Add counts to the totals; beyond `VERDICTS_MAX` distinct verdicts, the rest is counted together."""
+    for text, count in added.items():
+        totals[text if text in totals or len(totals) < VERDICTS_MAX else "…"] += count
 
 
 def most_common_verdicts(verdicts: Counter[str | None]) -> str:
     """The three most common verdicts with their counts, each cut to 40 characters."""
-    each = (
+    descriptions = (
         f"{'nothing' if text is None else repr(text[:40])} ({count:,})"
         for text, count in verdicts.most_common(3)
     )
-    return ", ".join(each) + (", …" if len(verdicts) > 3 else "")
+    return ", ".join(descriptions) + (", …" if len(verdicts) > 3 else "")

@@ -1,10 +1,10 @@
-"""Label files: each label gets the entities of its event and the time from which it counts.
+"""Joins label files to the events: each label gets the entities of its event and its effective time.
 
-A file of labels may hold nothing but event ids and verdicts. DuckDB joins it to the events of the
-other inputs and orders it by the time at which each label became known. The result is an input
-like any other: it is merged with the events by event time, so that a label reaches the stages when
-it became known, and not before. A label whose time is before its event counts from just after the
-event. A label that names an entity itself keeps its own entities and gets no others.
+A label file may hold only event ids and verdicts. DuckDB joins it to the events of the other inputs
+and orders it by effective time, which is the label's own time, or just after its event if that is
+later. The result is an input like any other, merged with the events by time: a label reaches the
+stages when it became known, and not before. A label that names an entity itself keeps its own
+entities and gets no others.
 """
 
 from collections import Counter
@@ -36,9 +36,9 @@ from stream.replay.label_verdicts import count_verdicts, most_common_verdicts, s
 from stream.replay.tables import TableFile
 
 UNREADABLE_MAX: Final = 100_000
-"""Labels that may be dead letters. They are held in memory, and more means a wrong mapping."""
+"""Bound on unreadable labels. They are held in memory; more of them mean a wrong mapping."""
 EXAMPLES_MAX: Final = 10_000
-"""Labels with a repaired field that are kept as examples, in memory; all repairs are counted."""
+"""Bound on labels with a repaired field that are kept in memory as examples; all are counted."""
 ID_KEY: Final = hash_key("")
 """Event ids are joined by their 128-bit hashes. The key needs no secrecy: a collision would only
 attach a label to another event of the same file."""
@@ -46,15 +46,15 @@ _ID: Final = [("id_low", pa.int64()), ("id_high", pa.int64())]
 _ROWS: Final = 1_000_000_000_000
 """More than the rows of one table: the row numbers of several tables stay distinct."""
 EFFECTIVE_MS: Final = "greatest(label_ms, due_ms + 1)"
-"""A label counts from its own time, but never earlier than 1 ms after its event is processed, at
-due_ms: so it follows the event even in a partition out of time order."""
+"""SQL for the time from which a label is effective: its own time, but not before 1 ms after due_ms, when
+its event is processed. So it follows the event even in a partition out of time order."""
 
 
 class EventTable:
-    """The events of one input that labels may be joined to, in a Parquet file.
+    """The events of one input, in a Parquet file, for the join with labels.
 
-    entity_fields: the entities that labels get from them. last_ms: when the last of them is
-    processed, -1 without events.
+    entity_fields: the entity fields that labels copy from them. last_ms: the due time of the last event,
+    -1 without events.
     """
 
     def __init__(self, path: Path, entity_fields: Sequence[str]) -> None:
@@ -65,21 +65,24 @@ class EventTable:
         times = [("event_ms", pa.int64()), ("due_ms", pa.int64())]
         self._schema = pa.schema([*_ID, *times, *texts])
 
-    def read(self, readings: Sequence[InputReader], route: Callable[[], Route]) -> None:
-        """Write all events of the input. route: makes the route stage of a partition, so that
-        records which the run drops, duplicates among them, are no events here."""
+    def read(self, readers: Sequence[InputReader], make_route: Callable[[], Route]) -> None:
+        """Write all events of the input.
+
+        make_route: makes the route stage of a partition, which drops the same records as in the run,
+        such as duplicates.
+        """
         routes: dict[int, Route] = {}
         with TableFile(self.path, self._schema) as file:
-            for reading in readings:
-                order = LogOrder(reading)  # without a limit: the run checks the order
-                for parts in reading:
+            for reader in readers:
+                order = LogOrder(reader)  # without a limit: the run checks the order
+                for partitions in reader:
                     routed = []
-                    for records in parts:
+                    for records in partitions:
                         if records.partition not in routes:
-                            routes[records.partition] = route()
+                            routes[records.partition] = make_route()
                         events = routes[records.partition].process(records).events
                         routed.append((records.partition, events))
-                    # labels among the events move the times as they do in the run
+                    # labels among the events advance the due times, as in the run
                     for (_, events), due_ms in zip(routed, order.due_times(routed), strict=True):
                         self._write(file, events, due_ms)
 
@@ -97,18 +100,18 @@ class EventTable:
 class JoinedLabels:
     """A label file after the join.
 
-    reading: the labels that models learn from, as an input ordered by the time from which they
-    count. evaluation_only: a table of the same form with labels that only the evaluation uses:
-    their events have none of the entities that learn from labels, or they became known after the
-    last event. counts: labels `read`, and of these `with_entity` (they name one themselves),
-    `joined`, `event_without_entity`, `unknown_event`, `unclear` and `dead_letters`, which add up;
-    further `before_event` (their time was before their event), `after_last_event`, `ambiguous`
-    (several events have the id; the first in event time is taken), and repairs by field.
-    dead_letters: examples of labels with a repaired field included. unclear: verdicts that are
-    neither fraud nor honest, counted; such labels are ignored.
+    reader: reads the labels that models learn from, ordered by effective time. evaluation_only: a table
+    with the same columns, of labels that only the evaluation uses: their events have none of the
+    entities that learn from labels, or they became known after the last event. counts: labels
+    `read`, which is the sum of `with_entity` (they name an entity themselves), `joined`,
+    `event_without_entity`, `unknown_event`, `unclear` and `dead_letters`; of these, `before_event`
+    (their time was before their event), `after_last_event`, and `ambiguous` (several events have the
+    id; the first in event time is used); and repairs by field. dead_letters: unreadable labels, and
+    examples of labels with a repaired field. unclear: counts of verdicts that are neither fraud nor
+    honest; such labels are ignored.
     """
 
-    reading: FileReader
+    reader: FileReader
     evaluation_only: Path
     counts: dict[str, int]
     dead_letters: list[DeadLetter]
@@ -118,21 +121,21 @@ class JoinedLabels:
 def join(
     config: Config,
     name: str,
-    readings: Sequence[InputReader],
+    readers: Sequence[InputReader],
     events: Sequence[EventTable],
-    folder: Path,
+    work_dir: Path,
 ) -> JoinedLabels:
-    """Join the logs of an input of labels to the events of the others, by way of tables in folder.
+    """Join a label input to the events of the other inputs. work_dir: for temporary tables.
 
     Raises InputError for files that cannot be read, ExtraMissing without DuckDB.
     """
     database.check_installed()
-    labels = _LabelTable(config, name, folder / f"{name}.read.part")
-    labels.read(readings)
-    learning = label_entity_fields(config, name)
-    paths = [folder / f"{name}.{what}.part" for what in ("labels", "evaluation")]
-    with database.open_database(folder) as connection:
-        joined = _Join(SqlSession(connection), labels, events, learning)
+    labels = _LabelTable(config, name, work_dir / f"{name}.read.part")
+    labels.read(readers)
+    learning_fields = label_entity_fields(config, name)
+    paths = [work_dir / f"{name}.{use}.part" for use in ("labels", "evaluation")]
+    with database.open_database(work_dir) as connection:
+        joined = _Join(SqlSession(connection), labels, events, learning_fields)
         for path, condition in zip(paths, (_LEARNED, _EVALUATION_ONLY), strict=True):
             joined.write(path, condition)
         counts = labels.counts | joined.counts()
@@ -140,24 +143,26 @@ def join(
         *("with_entity", "joined", "event_without_entity", "unknown_event"),
         *("unclear", "dead_letters"),
     )
-    assert counts["read"] == sum(counts[one] for one in outcomes), counts
-    also = ("before_event", "after_last_event", "ambiguous")
-    ordered = {one: counts[one] for one in ("read", *outcomes, *also)} | labels.repairs.counts()
-    reading = FileReader(name, find_files(str(paths[0])), config.inputs[name])
-    return JoinedLabels(reading, paths[1], ordered, labels.dead_letters, labels.unclear)
+    assert counts["read"] == sum(counts[outcome] for outcome in outcomes), counts
+    properties = ("before_event", "after_last_event", "ambiguous")
+    ordered = {
+        key: counts[key] for key in ("read", *outcomes, *properties)
+    } | labels.repairs.counts()
+    reader = FileReader(name, find_files(str(paths[0])), config.inputs[name])
+    return JoinedLabels(reader, paths[1], ordered, labels.dead_letters, labels.unclear)
 
 
 class _LabelTable:
-    """All readable labels of a file in a Parquet file, and the other ones counted.
+    """The readable labels of an input, in a Parquet file; the others are counted.
 
-    texts: the text columns. counts: what is known before the join.
+    texts: the text columns. counts: those known before the join.
     """
 
     def __init__(self, config: Config, name: str, path: Path) -> None:
         fields = extracted_fields(config, name)
         if "verdict" not in fields:
             raise InputError(
-                f"inputs.{name}.fields.verdict: missing; expected where a label says fraud or honest"
+                f"inputs.{name}.fields.verdict: missing; expected the path of the verdict, fraud or honest"
             )
         entities = [field for field in fields if field in ENTITY_FIELDS]
         self.path = path
@@ -172,9 +177,9 @@ class _LabelTable:
         self._dead_letters: list[DeadLetter] = []
         self._examples: list[DeadLetter] = []
         self._faults: Counter[str] = Counter()
-        known = [("label_ms", pa.int64()), ("without_entity", pa.bool_())]
+        added = [("label_ms", pa.int64()), ("without_entity", pa.bool_())]
         texts = [(field, pa.string()) for field in self.texts]
-        self._schema = pa.schema([*_ID, *known, *texts])
+        self._schema = pa.schema([*_ID, *added, *texts])
 
     @property
     def dead_letters(self) -> list[DeadLetter]:
@@ -183,14 +188,14 @@ class _LabelTable:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Labels read, and the unusable ones among them."""
+        """Labels read, and the unusable labels among them."""
         unclear, dead_letters = self.unclear.total(), len(self._dead_letters)
         return {"read": self._read, "unclear": unclear, "dead_letters": dead_letters}
 
-    def read(self, readings: Sequence[InputReader]) -> None:
+    def read(self, readers: Sequence[InputReader]) -> None:
         """Write all labels of the logs. Raises InputError where none of them can be used."""
         with TableFile(self.path, self._schema) as file:
-            for labels in self._decoded(readings):
+            for labels in self._decoded(readers):
                 texts = _texts(labels, self.texts[1:])
                 ids = _id_columns(texts[LABEL_FIELDS.index("labelled_event_id")])
                 without_entity = pa.array(self._without_entity(labels))
@@ -201,20 +206,24 @@ class _LabelTable:
             raise self._unreadable()
         if unclear and unclear + unreadable == self._read:
             raise InputError(
-                f"{self._name}: none of {self._read} labels says fraud or honest; they say "
+                f"{self._name}: none of {self._read} labels is fraud or honest; their verdicts are "
                 f"{most_common_verdicts(self.unclear)}; expected that "
                 f"inputs.{self._name}.fields.verdict names the path of the verdict, and that its "
                 'values translate it, such as { path = "…", values = { "True" = "fraud" } }'
             )
 
-    def _decoded(self, readings: Sequence[InputReader]) -> Iterator[EventBatch]:
-        for records in (part for reading in readings for parts in reading for part in parts):
+    def _decoded(self, readers: Sequence[InputReader]) -> Iterator[EventBatch]:
+        for records in (
+            records for reader in readers for partitions in reader for records in partitions
+        ):
             labels, faults, tombstones, repaired = self._decoder.read(records)
             self._read += len(records) - tombstones
             self._dead_letters += [to_dead_letter(fault, records) for fault in faults]
             examples = self.repairs.count(repaired, labels, records)
-            room = EXAMPLES_MAX - len(self._examples)
-            self._examples += [to_dead_letter(example, records) for example in examples[:room]]
+            examples_left = EXAMPLES_MAX - len(self._examples)
+            self._examples += [
+                to_dead_letter(example, records) for example in examples[:examples_left]
+            ]
             self._faults.update(fault.message for fault in faults)
             if len(self._dead_letters) > UNREADABLE_MAX:
                 raise self._unreadable()
@@ -228,7 +237,7 @@ class _LabelTable:
         return np.ones(len(labels), np.bool_)
 
     def _unreadable(self) -> InputError:
-        """The error for unreadable labels: most often the mapping is not that of the file."""
+        """The error for unreadable labels. The usual cause is a mapping that does not fit the file."""
         [(message, count)] = self._faults.most_common(1)
         name = self._name
         expected = (
@@ -245,17 +254,17 @@ class _LabelTable:
         )
 
 
-_LEARNED: Final = "learned AND NOT late"
-_EVALUATION_ONLY: Final = "learned AND late OR known AND NOT learned"
+_LEARNED: Final = "learned AND NOT after_last_event"
+_EVALUATION_ONLY: Final = "learned AND after_last_event OR has_event AND NOT learned"
 
 
 class _Join:
-    """The join, as the table `joined`: a row a label with numbers alone, which DuckDB can move to
-    disk at every step; texts are added when the labels are written.
+    """The join, as the table `joined`: a row for each label, of numbers only, which DuckDB can move to disk
+    at every step. Texts are added when the labels are written.
 
-    joined: line (the label's row), event (the event's row), known (it has an event), time_ms (from
-    when it counts), label_ms, learned (models learn from it), late (it counts after the last event),
-    ambiguous.
+    Columns of joined: label_row, event_row, has_event (the label's event was read), time_ms (the
+    effective time), label_ms (the label's own time), learned (models learn from it), after_last_event
+    (effective after the last event), ambiguous (several events have the id).
     """
 
     def __init__(
@@ -263,38 +272,40 @@ class _Join:
         sql: SqlSession,
         labels: _LabelTable,
         events: Sequence[EventTable],
-        learning: list[str],
+        learning_fields: list[str],
     ) -> None:
         self._sql = sql
         self._texts = labels.texts
-        self._learning = learning
-        last_ms = max((one.last_ms for one in events), default=-1)
-        entities = f"coalesce({', '.join(learning)}) IS NOT NULL" if learning else "true"
+        self._learning_fields = learning_fields
+        last_ms = max((table.last_ms for table in events), default=-1)
+        fields = ", ".join(learning_fields)
+        has_entity = f"coalesce({fields}) IS NOT NULL" if learning_fields else "true"
         tables = (
-            f"SELECT *, file_row_number + {i * _ROWS} AS event, {entities} AS has_entity "
-            f"FROM {parquet_source(one.path, numbered=True)}"
-            for i, one in enumerate(events)
+            f"SELECT *, file_row_number + {i * _ROWS} AS event_row, {has_entity} AS has_entity "
+            f"FROM {parquet_source(table.path, numbered=True)}"
+            for i, table in enumerate(events)
         )
         source = parquet_source(labels.path, numbered=True)
         sql.execute(f"CREATE VIEW events AS {' UNION ALL BY NAME '.join(tables)}")
-        sql.execute(f"CREATE VIEW labels AS SELECT *, file_row_number AS line FROM {source}")
-        # one join or group at a time: together they would not fit into the memory limit
+        sql.execute(f"CREATE VIEW labels AS SELECT *, file_row_number AS label_row FROM {source}")
+        # one join or grouping at a time, because both would exceed the memory limit
         sql.execute(
-            f"CREATE TABLE pairs AS SELECT line, event_ms::HUGEINT * {_ROWS * _ROWS} + event AS "
-            "place, due_ms, has_entity FROM labels JOIN events USING (id_low, id_high)"
+            f"CREATE TABLE pairs AS SELECT label_row, event_ms::HUGEINT * {_ROWS * _ROWS} + "
+            "event_row AS time_and_row, due_ms, has_entity FROM labels JOIN events USING (id_low, id_high)"
         )
         sql.execute(
-            "CREATE TABLE matches AS SELECT line, count(*) AS events, "
-            f"(min(place) % {_ROWS * _ROWS})::BIGINT AS event, arg_min(due_ms, place) AS due_ms, "
-            "arg_min(has_entity, place) AS has_entity FROM pairs GROUP BY line"
+            "CREATE TABLE matches AS SELECT label_row, count(*) AS events, "
+            f"(min(time_and_row) % {_ROWS * _ROWS})::BIGINT AS event_row, "
+            "arg_min(due_ms, time_and_row) AS due_ms, "
+            "arg_min(has_entity, time_and_row) AS has_entity FROM pairs GROUP BY label_row"
         )
         sql.execute("DROP TABLE pairs")
         sql.execute(
-            "CREATE TABLE joined AS SELECT *, NOT without_entity OR known AND has_entity AS "
-            f"learned, {last_ms} >= 0 AND time_ms > {last_ms} AS late FROM (SELECT line, label_ms, "
-            "without_entity, due_ms, event, event IS NOT NULL AS known, has_entity, "
-            f"CASE WHEN event IS NULL THEN label_ms ELSE {EFFECTIVE_MS} END AS time_ms, "
-            "events > 1 AS ambiguous FROM labels LEFT JOIN matches USING (line))"
+            "CREATE TABLE joined AS SELECT *, NOT without_entity OR has_event AND has_entity AS "
+            f"learned, {last_ms} >= 0 AND time_ms > {last_ms} AS after_last_event FROM (SELECT "
+            "label_row, label_ms, without_entity, due_ms, event_row, event_row IS NOT NULL AS has_event, "
+            f"has_entity, CASE WHEN event_row IS NULL THEN label_ms ELSE {EFFECTIVE_MS} END AS time_ms, "
+            "events > 1 AS ambiguous FROM labels LEFT JOIN matches USING (label_row))"
         )
         sql.execute("DROP TABLE matches")
 
@@ -302,51 +313,54 @@ class _Join:
         """Labels by the outcome of the join."""
         conditions = {
             "with_entity": "NOT without_entity",
-            "joined": "without_entity AND known AND has_entity",
-            "event_without_entity": "without_entity AND known AND NOT has_entity",
-            "unknown_event": "without_entity AND NOT known",
-            "before_event": "known AND label_ms < due_ms",
-            "after_last_event": "learned AND late",
+            "joined": "without_entity AND has_event AND has_entity",
+            "event_without_entity": "without_entity AND has_event AND NOT has_entity",
+            "unknown_event": "without_entity AND NOT has_event",
+            "before_event": "has_event AND label_ms < due_ms",
+            "after_last_event": "learned AND after_last_event",
             "ambiguous": "ambiguous",
         }
-        each = (f"count(*) FILTER ({condition})" for condition in conditions.values())
-        [row] = self._sql.fetch_rows(f"SELECT {', '.join(each)} FROM joined")
+        columns = (f"count(*) FILTER ({condition})" for condition in conditions.values())
+        [row] = self._sql.fetch_rows(f"SELECT {', '.join(columns)} FROM joined")
         return dict(zip(conditions, map(int, row), strict=True))
 
     def write(self, path: Path, condition: str) -> None:
-        """Write the labels for which the condition holds, in Eddy's own fields, ordered by time.
+        """Write the labels for which the condition holds, with Eddy's own field names, ordered by time.
 
-        Of labels that count from the same time, with their event, the one with the latest own time
-        comes last, and so is the final one.
+        Labels of an event may have the same effective time. Then the one with the latest own time comes
+        last, and so is the final one.
         """
         texts = ", ".join(map(self._text, self._texts))
         columns = [(name, pa.string()) for name in ("type", *self._texts)]
         schema = pa.schema([("time", pa.int64()), *columns], metadata=EDDY_FIELDS)
-        entities = "".join(f", {name} AS event_{name}" for name in self._learning)
+        entities = "".join(f", {name} AS event_{name}" for name in self._learning_fields)
         self._sql.execute(
-            f"CREATE OR REPLACE TABLE filled AS SELECT line, time_ms, label_ms, without_entity"
-            f"{entities} FROM (SELECT * FROM joined WHERE {condition}) LEFT JOIN events USING (event)"
+            f"CREATE OR REPLACE TABLE with_entities AS SELECT label_row, time_ms, label_ms, without_entity"
+            f"{entities} FROM (SELECT * FROM joined WHERE {condition}) LEFT JOIN events USING (event_row)"
         )
         self._sql.execute(
-            "CREATE OR REPLACE TABLE written AS SELECT time_ms AS time, f.label_ms, line, 'label' AS "
-            f"type, {texts} FROM filled f JOIN labels l USING (line)"
+            "CREATE OR REPLACE TABLE written AS SELECT time_ms AS time, e.label_ms, label_row, "
+            f"'label' AS type, {texts} FROM with_entities e JOIN labels l USING (label_row)"
         )
         rows = self._sql.fetch_batches(
-            f"SELECT time, type, {', '.join(self._texts)} FROM written ORDER BY time, label_ms, line"
+            f"SELECT time, type, {', '.join(self._texts)} FROM written "
+            "ORDER BY time, label_ms, label_row"
         )
         with TableFile(path, schema) as file:
             file.write_batches(rows)
 
     def _text(self, name: str) -> str:
-        """A label's text; of an entity that learns, its event's, unless the label names any."""
-        if name not in self._learning:
+        """SQL for a text of a label. For an entity field that learns: the label's own entity, or its event's if
+        the label names no entity."""
+        if name not in self._learning_fields:
             return f"l.{name} AS {name}"
-        event = f"CASE WHEN f.without_entity THEN f.event_{name} END"
+        event = f"CASE WHEN e.without_entity THEN e.event_{name} END"
         return f"coalesce(l.{name}, {event}) AS {name}"
 
 
 def _id_columns(ids: pa.StringArray) -> Iterator[pa.Array]:
-    """The hashes of ids as two columns; a missing id has a hash that no event's id has."""
+    """The two halves of the 128-bit hash of each id; the hash of a missing id equals that of no event's
+    id."""
     hashed = hash_text(ids, ID_KEY).view(np.int64)
     return (pa.array(np.ascontiguousarray(hashed[:, i])) for i in range(2))
 

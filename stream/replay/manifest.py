@@ -1,5 +1,6 @@
-"""The manifest of a run: all that its results follow from, and their hashes, so that it can be repeated
-and compared. It holds no clock time and no secret: two runs of the same inputs have the same one.
+"""The manifest of a run: everything that determines the results, and the hashes of its files, so that the
+run can be repeated and compared. It holds no clock time and no secret: two runs of the same inputs have
+the same manifest.
 """
 
 import platform
@@ -35,8 +36,8 @@ class ManifestFile(NamedTuple):
 
 
 class ManifestInput(NamedTuple):
-    """One input. locations: paths and addresses; of a topic its offsets, by partition, in which case
-    there are no files."""
+    """One input. locations: paths and addresses; for a topic, with the offsets of each partition. files:
+    empty for a topic."""
 
     name: str
     locations: list[str]
@@ -46,8 +47,8 @@ class ManifestInput(NamedTuple):
 class Provenance(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that determines the results of a run.
 
-    code: versions, a hash of Eddy's own sources, and the processor, by what each is of. group, mode:
-    the configuration's, from which ids of alerts are built; the group also names internal topics.
+    code: name → version, with a hash of Eddy's sources and the processor. group, mode: of the
+    configuration; alert ids contain them, and the group also names internal topics.
     writes_features: whether features.parquet is written.
     """
 
@@ -63,8 +64,7 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunManifest(Provenance, frozen=True, kw_only=True):
-    """The same, and the hash of each file that came of it, but of those that hold how long it
-    took."""
+    """The provenance, and the hash of each file of the run except those that hold run times."""
 
     outputs: dict[str, str]
 
@@ -76,7 +76,7 @@ def provenance(
     split: TimeSplit,
     writes_features: bool,
 ) -> Provenance:
-    """The provenance of a run that is about to begin."""
+    """The provenance of a run, before it begins."""
     return Provenance(
         code=dict(code()),
         group=config.group,
@@ -89,99 +89,101 @@ def provenance(
     )
 
 
-def manifest(of: Provenance, outputs: Mapping[str, Path]) -> bytes:
+def encode_manifest(provenance: Provenance, outputs: Mapping[str, Path]) -> bytes:
     """The bytes of a manifest. outputs: files by their final names."""
-    found = {name: file_digest(path) for name, path in outputs.items()}
-    whole = RunManifest(**msgspec.structs.asdict(of), outputs=found)
-    return msgspec.json.format(msgspec.json.encode(whole), indent=2) + b"\n"
+    hashes = {name: file_digest(path) for name, path in outputs.items()}
+    manifest = RunManifest(**msgspec.structs.asdict(provenance), outputs=hashes)
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
 
 
 def read(path: Path) -> RunManifest:
-    """A manifest, or that of a run's folder. Raises InputError."""
+    """Read a manifest. path: of the file or of the run's folder. Raises InputError."""
     path = path / MANIFEST if path.is_dir() else path
     try:
-        found = msgspec.json.decode(path.read_bytes(), type=RunManifest)
+        manifest = msgspec.json.decode(path.read_bytes(), type=RunManifest)
     except (OSError, msgspec.MsgspecError) as error:
         raise InputError(f"{path}: {error}; expected the manifest of a replay") from error
-    if found.version != VERSION:
-        raise InputError(f"{path}: is of version {found.version}; expected {VERSION}")
-    return found
+    if manifest.version != VERSION:
+        raise InputError(f"{path}: is of version {manifest.version}; expected {VERSION}")
+    return manifest
 
 
-def rebuild_config(found: RunManifest, provided: Config | None) -> Config:
-    """The configuration of a run. provided: the source of its secret and broker.
+def rebuild_config(recorded: RunManifest, provided: Config | None) -> Config:
+    """The configuration of a recorded run. provided: holds its secret and brokers.
 
-    Raises InputError where the secret is another one.
+    Raises InputError if the provided secret differs from the run's.
     """
-    own = found.config
-    base = provided or Config(inputs=own.inputs, monitors=own.monitors)
+    settings = recorded.config
+    base = provided or Config(inputs=settings.inputs, monitors=settings.monitors)
     config = with_state_config(
-        msgspec.structs.replace(base, group=found.group, mode=found.mode), own
+        msgspec.structs.replace(base, group=recorded.group, mode=recorded.mode), settings
     )
-    if state_config(config).secret != own.secret:
+    if state_config(config).secret != settings.secret:
         raise InputError(
-            "the run had another secret, which its manifest does not hold; expected CONFIG beside "
-            "--rerun, with the secret that the run had"
+            "the run had another secret, which its manifest does not hold; expected CONFIG with the "
+            "secret of the run, in addition to --rerun"
         )
     return config
 
 
-def input_differences(found: RunManifest, now: Provenance) -> list[str]:
-    """Differences between the inputs now and those of the run."""
-    pairs = zip([*found.inputs, *found.labels], [*now.inputs, *now.labels], strict=True)
+def input_differences(recorded: RunManifest, current: Provenance) -> list[str]:
+    """Differences between the recorded and the current inputs, a line each."""
+    pairs = zip(
+        [*recorded.inputs, *recorded.labels], [*current.inputs, *current.labels], strict=True
+    )
     return [line for pair in pairs for line in _file_differences(*pair)]
 
 
-def _file_differences(then: ManifestInput, now: ManifestInput) -> Iterator[str]:
-    before, after = ({file.name: file for file in one.files} for one in (then, now))
+def _file_differences(recorded: ManifestInput, current: ManifestInput) -> Iterator[str]:
+    before, after = ({file.name: file for file in each.files} for each in (recorded, current))
     for name in sorted(before.keys() | after.keys()):
         if name not in after:
-            yield f"{then.name}: {name} is missing"
+            yield f"{recorded.name}: {name} is missing"
         elif name not in before:
-            yield f"{then.name}: {name} is new"
+            yield f"{recorded.name}: {name} is new"
         elif before[name] != after[name]:
-            was, now_is = before[name], after[name]
+            old, new = before[name], after[name]
             yield (
-                f"{then.name}: {name} has changed: {now_is.size_bytes} bytes, {now_is.content_id}; "
-                f"expected {was.size_bytes} bytes, {was.content_id}"
+                f"{recorded.name}: {name} has changed: {new.size_bytes} bytes, {new.content_id}; "
+                f"expected {old.size_bytes} bytes, {old.content_id}"
             )
 
 
-def code_differences(found: RunManifest) -> list[str]:
-    """Differences between the code that runs now and that of the run."""
-    now = code()
+def code_differences(recorded: RunManifest) -> list[str]:
+    """Differences between the recorded and the current code, a line each."""
+    current = code()
     return [
-        f"{name} is {now.get(name, 'missing')}, was {found.code.get(name, 'missing')}"
-        for name in sorted(now.keys() | found.code.keys())
-        if now.get(name) != found.code.get(name)
+        f"{name} is {current.get(name, 'missing')}, was {recorded.code.get(name, 'missing')}"
+        for name in sorted(current.keys() | recorded.code.keys())
+        if current.get(name) != recorded.code.get(name)
     ]
 
 
-def changed_outputs(found: RunManifest, again: RunManifest) -> list[str]:
-    """The files whose bytes differ."""
-    names = sorted(found.outputs.keys() | again.outputs.keys())
-    return [name for name in names if found.outputs.get(name) != again.outputs.get(name)]
+def changed_outputs(recorded: RunManifest, repeated: RunManifest) -> list[str]:
+    """The names of the files whose bytes differ."""
+    names = sorted(recorded.outputs.keys() | repeated.outputs.keys())
+    return [name for name in names if recorded.outputs.get(name) != repeated.outputs.get(name)]
 
 
 @cache
 def code() -> Mapping[str, str]:
-    """Versions of Eddy, of Python, the processor and the libraries."""
+    """Name → version: Eddy's sources, Python, the processor, libraries and plug-ins."""
     groups = ("eddy.features", "eddy.detectors")
-    own = [one for group in groups for one in entry_points(group=group)]
+    plugins = [plugin for group in groups for plugin in entry_points(group=group)]
     return {
         "sources": _sources_digest(),
         "python": platform.python_version(),
         "processor": f"{platform.machine()} {llvmlite.binding.get_host_cpu_name()}",
         **{name: version(name) for name in LIBRARIES},
-        **{one.dist.name: one.dist.version for one in own if one.dist is not None},
+        **{plugin.dist.name: plugin.dist.version for plugin in plugins if plugin.dist is not None},
     }
 
 
 def _sources_digest() -> str:
-    found = xxhash.xxh3_128()
+    digest = xxhash.xxh3_128()
     for package in (schemas, detectors, stream):
         root = Path(package.__path__[0])
         for path in sorted(root.rglob("*.py")):
-            found.update(f"{package.__name__}/{path.relative_to(root)}\0".encode())
-            found.update(path.read_bytes())
-    return found.hexdigest()
+            digest.update(f"{package.__name__}/{path.relative_to(root)}\0".encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()

@@ -1,5 +1,5 @@
-"""Notes on odd inputs of a replay, a sentence each: signs of a wrong mapping or of a configuration
-without effect, which would otherwise pass for a result.
+"""Notes on the inputs of a replay, a sentence each: signs of a wrong mapping, or of settings without
+effect, which could otherwise be mistaken for a result.
 """
 
 from collections import Counter
@@ -33,7 +33,7 @@ from stream.replay.suspicious_texts import SuspiciousTexts
 
 @dataclass(slots=True)
 class _DeadLetterCount:
-    """Dead letters of an input with the same code; the first is the example."""
+    """Dead letters of an input with the same code. message, offset, hint: of the first one."""
 
     count: int
     message: str
@@ -43,8 +43,8 @@ class _DeadLetterCount:
 
 @dataclass(slots=True)
 class _PartitionCheck:
-    """Events of an input that were checked for their partition; the first that is in another one is
-    the example."""
+    """Events of an input whose partition was checked. misplaced: those in a wrong partition. example: the
+    position of the first of them."""
 
     checked: int = 0
     misplaced: int = 0
@@ -52,7 +52,7 @@ class _PartitionCheck:
 
 
 class ReplayNotes:
-    """Collects oddities while a run reads, and gives the notes at the end."""
+    """Collects signs of mistakes while a run reads its inputs, and writes the notes at the end."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -61,13 +61,13 @@ class ReplayNotes:
         self._dead_letters: dict[tuple[str, str], _DeadLetterCount] = {}
         self._texts: dict[str, SuspiciousTexts] = {}
         self._repaired: dict[str, dict[str, str]] = {}
-        """By topic, then by count of a repair: the first example."""
+        """Topic → counter of a repair → the first example."""
         self._partition_checks: dict[str, _PartitionCheck] = {}
 
-    def add_batch(self, name: str, output: ShardOutput, *, of_table: bool = False) -> None:
-        """Look at the output of a batch of an input, or of an internal log. of_table: the batch is of
-        a columnar file."""
-        if of_table:
+    def add_batch(self, name: str, output: ShardOutput, *, from_table: bool = False) -> None:
+        """Observe the output of a batch of an input or an internal log. from_table: the batch was read
+        from a columnar file."""
+        if from_table:
             self._texts.setdefault(name, SuspiciousTexts()).observe(output.events)
         self.add_dead_letters(output.dead_letters)
         if name in self._config.inputs and len(output.events):
@@ -77,15 +77,15 @@ class ReplayNotes:
             self._check_partitions(name, output.events)
 
     def _check_partitions(self, name: str, events: EventBatch) -> None:
-        found = find_misplaced(events, self._config.inputs[name])
-        keys = self._partition_checks.setdefault(name, _PartitionCheck())
-        keys.checked += found.checked
-        if len(found.rows) and not keys.misplaced:
-            keys.example = record_position(events, int(found.rows[0]))
-        keys.misplaced += len(found.rows)
+        misplaced = find_misplaced(events, self._config.inputs[name])
+        check = self._partition_checks.setdefault(name, _PartitionCheck())
+        check.checked += misplaced.checked
+        if len(misplaced.rows) and not check.misplaced:
+            check.example = record_position(events, int(misplaced.rows[0]))
+        check.misplaced += len(misplaced.rows)
 
     def add_unclear_verdicts(self, name: str, unclear: Counter[str | None]) -> None:
-        """Count labels of an input that say neither fraud nor honest."""
+        """Count labels of an input that are neither fraud nor honest."""
         if unclear:
             count_verdicts(self._unclear.setdefault(name, Counter()), unclear)
 
@@ -120,35 +120,38 @@ class ReplayNotes:
         )
 
     def _dead_letter_notes(self, tally: Tally) -> Iterator[str]:
-        """The commonest reason of each input, with an example."""
+        """The most common reason for dead letters of each input, with an example."""
         for topic in dict.fromkeys(topic for topic, _ in self._dead_letters):
-            of_topic = {
-                code: of for (name, code), of in self._dead_letters.items() if name == topic
+            by_code = {
+                code: count for (name, code), count in self._dead_letters.items() if name == topic
             }
-            code, most = max(of_topic.items(), key=lambda one: one[1].count)
-            total = sum(one.count for one in of_topic.values())
-            hint = most.hint
+            code = max(by_code, key=lambda code: by_code[code].count)
+            commonest = by_code[code]
+            total = sum(letters.count for letters in by_code.values())
+            hint = commonest.hint
             spec, counts = self._config.inputs.get(topic), tally.inputs.get(topic, Counter())
             objects = spec is not None and codec_spec(spec.codec).json_objects
             if code == "malformed" and objects and not counts["passed"]:
                 hint = hint or "; expected one JSON object a line: a CSV must be named .csv"
             yield (
-                f"{topic}: {total:,} dead letters, {most.count:,} of them {code}, such as record "
-                f"{most.offset}: {most.message}{hint}"
+                f"{topic}: {total:,} dead letters, {commonest.count:,} of them {code}, such as record "
+                f"{commonest.offset}: {commonest.message}{hint}"
             )
 
     def _repair_notes(self, tally: Tally) -> Iterator[str]:
-        """The commonest repair of each input, with an example."""
+        """The most common repair in each input, with an example."""
         for topic, examples in self._repaired.items():
-            named = (n for n, spec in self._config.inputs.items() if topic in (n, spec.topic))
+            input_names = (
+                name for name, spec in self._config.inputs.items() if topic in (name, spec.topic)
+            )
             counts = Counter[str]()
-            for name in named:
+            for name in input_names:
                 counts += tally.inputs.get(name, Counter()) + Counter(tally.labels.get(name, {}))
-            of_topic = {name: counts[name] for name in examples}
-            most = max(examples, key=of_topic.__getitem__)
+            repairs = {name: counts[name] for name in examples}
+            commonest = max(repairs, key=repairs.__getitem__)
             yield (
-                f"{topic}: {sum(of_topic.values()):,} bad values of fields, {of_topic[most]:,} of "
-                f"them {most.partition('/')[2]}, such as {examples[most]}; their events are kept"
+                f"{topic}: {sum(repairs.values()):,} bad values of fields, {repairs[commonest]:,} of them "
+                f"{commonest.partition('/')[2]}, such as {examples[commonest]}; their events are kept"
             )
 
     def _absent_field_notes(self) -> Iterator[str]:
@@ -159,19 +162,19 @@ class ReplayNotes:
                     yield f"{name}: no event has {field}, mapped from {paths}; {misspelling_hint(name, field)}"
 
     def _partition_notes(self) -> Iterator[str]:
-        """Inputs whose keyed_by is not true."""
-        for name, keys in self._partition_checks.items():
-            if keys.misplaced:
+        """Inputs with a wrong keyed_by or partitioner."""
+        for name, check in self._partition_checks.items():
+            if check.misplaced:
                 spec = self._config.inputs[name]
                 yield (
-                    f"{name}: {keys.misplaced:,} of {keys.checked:,} events checked are in another "
+                    f"{name}: {check.misplaced:,} of {check.checked:,} events checked are in another "
                     f"partition than {spec.partitioner} of {spec.keyed_by} gives, such as "
-                    f"{keys.example}: one entity is learned as several; correct inputs.{name}.keyed_by "
+                    f"{check.example}: one entity is learned as several; correct inputs.{name}.keyed_by "
                     "or partitioner, or remove both"
                 )
 
     def _time_notes(self, tally: Tally) -> Iterator[str]:
-        """Seconds that were read as milliseconds."""
+        """Event times in seconds that were read as milliseconds."""
         if tally.last_ms is not None and tally.last_ms < SECONDS_SUSPECTED_BELOW_MS:
             yield (f"the latest event is of {format_time_ms(tally.last_ms)}; {SECONDS_HINT}")
 
@@ -181,21 +184,26 @@ class ReplayNotes:
             counts = tally.monitors.get(monitor.name, Counter())
             if counts["scored"] or not counts["not_applicable"]:
                 continue
-            nowhere = all(monitor.entity in self._absent.get(one, ()) for one in monitor.inputs)
-            why = f"no event has its entity, {monitor.entity}" if nowhere else "none concerns it"
+            no_entity = all(monitor.entity in self._absent.get(name, ()) for name in monitor.inputs)
+            why = (
+                f"no event has its entity, {monitor.entity}"
+                if no_entity
+                else "no event has its entity and matches its where"
+            )
             yield f"monitor {monitor.name} scored none of {counts['not_applicable']:,} events: {why}"
 
     def _verdict_notes(self) -> Iterator[str]:
         """Labels without a clear verdict."""
         for name, unclear in self._unclear.items():
             yield (
-                f"{name}: {unclear.total():,} labels say neither fraud nor honest: "
-                f"{most_common_verdicts(unclear)}; no model learns from them, and their events are evaluated as honest, "
-                f"as all without a label are: translate them by inputs.{name}.fields.verdict"
+                f"{name}: {unclear.total():,} labels are neither fraud nor honest: "
+                f"{most_common_verdicts(unclear)}; no model learns from them, and their events "
+                f"are evaluated as honest, like all events without a label; translate them by "
+                f"inputs.{name}.fields.verdict"
             )
 
     def _learning_notes(self, tally: Tally) -> Iterator[str]:
-        """Whether what is learned from labels decides what assess says."""
+        """Whether assess used the model learned from labels."""
         if self._config.assess is None or self._config.assess.learning is None:
             return
         counts = Counter[str]()
@@ -203,13 +211,13 @@ class ReplayNotes:
             if node.combines:
                 counts = tally.monitors.get(node.name, counts)
         if counts["learning_active"]:
-            yield "learning was in use at the end: assess weighs the monitors by labels"
+            yield "learning was active at the end: assess used the model learned from labels"
             return
         frauds, honest = counts["learning_frauds"], counts["learning_honest"]
         why = (
-            f"{frauds:,} frauds and {honest:,} honest events were scored of late before their labels "
-            f"came; a partition needs {EVALUATED_MIN:.0f} of each"
+            f"{frauds:,} frauds and {honest:,} honest events were scored recently before their labels "
+            f"became known; a partition needs {EVALUATED_MIN:.0f} of each"
             if min(frauds, honest) < EVALUATED_MIN
-            else "it predicted labels no better than the monitors alone"
+            else "its predictions of labels were no better than those of the monitors alone"
         )
-        yield f"learning was not in use at the end, assess is as without labels: {why}"
+        yield f"learning was not active at the end, so assess scored as without labels: {why}"

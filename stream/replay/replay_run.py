@@ -1,7 +1,7 @@
-"""One configuration at work on the records of a replay, and the files it writes.
+"""A run: one configuration processes the records of a replay and writes its files.
 
-A replay has one run, a comparison several. A run reads no input itself: it is handed records in the
-order of event time.
+A replay has one run, a comparison several. A run reads no input itself: `driver` calls it with records
+in the order of event time.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -39,9 +39,9 @@ Render = Callable[[Summary], str]
 class ReplayRun:
     """The shards of one configuration, and the folder of its results.
 
-    provenance: all that the results follow from. span: the events that are evaluated. decoders: by
-    input, the decoder that several runs share. Raises InputError, before anything is read, for a
-    folder that cannot be used. cpu_s: the CPU time of the run, without the shared decoding.
+    provenance: everything that determines the results. span: the events to evaluate. decoders: input →
+    the decoder that several runs share. cpu_s: the CPU time of the run, without the shared decoding.
+    Raises InputError, before anything is read, for a folder that cannot be used.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class ReplayRun:
 
     @property
     def work_dir(self) -> Path:
-        """A folder for files that are needed only while it runs."""
+        """A folder for temporary files of the run."""
         return self._files.work_dir
 
     def add_joined_labels(self, name: str, joined: JoinedLabels) -> None:
@@ -101,13 +101,13 @@ class ReplayRun:
     def process(self, input_name: str, records: Records) -> ShardOutput:
         """Process the next records of a partition of an input, and write their output."""
         if input_name in self._decoders:
-            self._decoders[input_name].read(records)  # outside of this run's CPU time
+            self._decoders[input_name].read(records)  # not in this run's CPU time
         with self._cpu_measured():
             output = self._cluster.process(input_name, records)
             self._tally.add(output)
             self._files.add(output.alerts, output.dead_letters)
             from_table = not isinstance(records.values, list)
-            self._notes.add_batch(input_name, output, of_table=from_table)
+            self._notes.add_batch(input_name, output, from_table=from_table)
             if (events := output.event_columns) is not None:
                 clear, unclear = split_unclear(events)
                 self._notes.add_unclear_verdicts(input_name, unclear)
@@ -120,8 +120,8 @@ class ReplayRun:
             self._cluster.enqueue(records, output, due_ms)
 
     def advance(self, until_ms: float) -> None:
-        """Let the internal stages process the events due before a time that every log has reached,
-        and write their output."""
+        """Process the queued events that are due before until_ms in the internal stages, and write their
+        output. until_ms: an event time that every log has reached."""
         with self._cpu_measured():
             advanced = self._cluster.advance(until_ms)
             self._tally.add_alerts(advanced.alerts)
@@ -130,9 +130,9 @@ class ReplayRun:
     @contextmanager
     def _cpu_measured(self) -> Iterator[None]:
         """Count the CPU time of the block."""
-        began = process_time()
+        started_s = process_time()
         yield
-        self.cpu_s += process_time() - began
+        self.cpu_s += process_time() - started_s
 
     def state_bytes(self) -> int:
         """The size of the state of all shards."""
@@ -164,11 +164,11 @@ def _cluster(
     selection: ScoreSelection,
     decoders: Mapping[str, SharedDecoder],
 ) -> InMemoryCluster:
-    """The shards of a run. A topic that is read has its own name, a joined file that of its input."""
+    """The shards of a run. The topic of a record is that of its input; for labels it is the input's name."""
     config = request.config
-    recorded = {one.topic: one.log for one in request.events if one.log}
+    recorded = {source.topic: source.log for source in request.events if source.log}
     topics = {name: spec.topic for name, spec in config.inputs.items()}
-    topics |= {one.name: one.topic for one in request.events if not one.log}
-    topics |= {one.name: one.name for one in request.labels}
+    topics |= {source.name: source.topic for source in request.events if not source.log}
+    topics |= {source.name: source.name for source in request.labels}
     shards = ShardFactory(config, run, topics, decoders, selection)
     return InMemoryCluster(config, run, topics, selection, recorded, shards)

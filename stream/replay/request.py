@@ -1,4 +1,4 @@
-"""What one run is asked to do: its configuration, its inputs, its time split and its folder."""
+"""The request for one run: configuration, inputs, labels, time split and output folder."""
 
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,10 +13,10 @@ from stream.replay.time_split import TimeSplit
 
 
 class RunRequest(NamedTuple):
-    """One run.
+    """The request for one run.
 
-    name: the heading of its page. events, labels: its inputs, ready to be read. writes_features:
-    whether features.parquet is written, too.
+    name: the heading of its page. events, labels: its inputs, opened. writes_features: whether to write
+    features.parquet.
     """
 
     name: str
@@ -28,15 +28,15 @@ class RunRequest(NamedTuple):
     writes_features: bool = False
 
     def provenance(self) -> Provenance:
-        """All that the results follow from; reads every local file for its content_id."""
+        """Everything that determines the results; reads every local file for its content_id."""
         events, labels = (
-            [read.manifest_entry() for read in inputs] for inputs in (self.events, self.labels)
+            [source.manifest_entry() for source in inputs] for inputs in (self.events, self.labels)
         )
         return manifest.provenance(self.config, events, labels, self.split, self.writes_features)
 
     def sources(self) -> list[Input]:
-        """The inputs of events that are no internal topics."""
-        return [read for read in self.events if read.log is None]
+        """The inputs of events that are not internal topics."""
+        return [source for source in self.events if source.log is None]
 
 
 def run_request(
@@ -61,7 +61,7 @@ def run_request(
     )
     request = RunRequest(name, config, out_dir, event_inputs, label_inputs, split, writes_features)
     _check_topics(request)
-    internal = any(read.log for read in (*event_inputs, *label_inputs))
+    internal = any(source.log for source in (*event_inputs, *label_inputs))
     if internal and labels:
         raise InputError(
             "--labels: an internal topic does not hold the events that labels are joined to, and "
@@ -77,12 +77,12 @@ def run_request(
 def _check_topics(request: RunRequest) -> None:
     """Raise InputError where records of two inputs would have the same positions."""
     topics: dict[str, str] = {}
-    for one in (*request.events, *request.labels):
-        topic = one.topic if one in request.events else one.name
+    for source in (*request.events, *request.labels):
+        topic = source.topic if source in request.events else source.name
         if topic in topics:
             raise InputError(
-                f"{one.name}: its records and those of {topics[topic]} have the same topic, {topic}, "
+                f"{source.name}: its records and those of {topics[topic]} have the same topic, {topic}, "
                 "and could not be distinguished; expected each topic once, and different names for "
                 "events and labels"
             )
-        topics[topic] = one.name
+        topics[topic] = source.name

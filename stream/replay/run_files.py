@@ -23,7 +23,7 @@ from stream.replay.final_labels import FinalLabels, LabelBatch
 from stream.replay.incident_events import add_first_events
 from stream.replay.incident_table import write_incidents
 from stream.replay.incidents import OpenedIncidents, read_opened_incidents
-from stream.replay.manifest import MANIFEST, Provenance, manifest
+from stream.replay.manifest import MANIFEST, Provenance, encode_manifest
 from stream.replay.summary import Summary
 from stream.replay.table_columns import ALERT_COLUMNS, fraud_columns
 from stream.replay.tables import (
@@ -71,13 +71,13 @@ def make_folder(path: Path) -> None:
         raise InputError(f"{path}: the folder cannot be made: {error}") from error
 
 
-def require_replay_folder(out_dir: Path, ours: Collection[str]) -> None:
-    """Raise InputError if the folder holds any file that is not named."""
+def require_replay_folder(out_dir: Path, own_names: Collection[str]) -> None:
+    """Raise InputError if the folder holds anything but files of a replay. own_names: their names."""
     if not out_dir.exists():
         return
     if not out_dir.is_dir():
         raise InputError(f"{out_dir}: is a file; expected a folder, or a new name")
-    foreign = sorted(entry.name for entry in out_dir.iterdir() if entry.name not in ours)
+    foreign = sorted(entry.name for entry in out_dir.iterdir() if entry.name not in own_names)
     if foreign:
         raise InputError(
             f"{out_dir}: holds {foreign[0]}, which no replay wrote; "
@@ -87,7 +87,7 @@ def require_replay_folder(out_dir: Path, ours: Collection[str]) -> None:
 
 @contextmanager
 def map_write_errors(out_dir: Path) -> Iterator[None]:
-    """Raise OutputFailure for an OSError of the block; reading raises its own errors."""
+    """Raise OutputFailure for an OSError of the block. Readers raise InputError instead."""
     try:
         yield
     except OSError as error:
@@ -96,9 +96,9 @@ def map_write_errors(out_dir: Path) -> Iterator[None]:
 
 
 class RunFiles:
-    """The files of a run, under other names until `finish`; left without it, they are removed.
+    """The files of a run. They have temporary names until `finish`; without it they are removed.
 
-    provenance: all that they follow from; its `writes_features` adds features.parquet.
+    provenance: everything that determines them; its `writes_features` adds features.parquet.
     """
 
     def __init__(
@@ -128,20 +128,20 @@ class RunFiles:
         return self
 
     def _open(self) -> None:
-        shutil.rmtree(self.work_dir, ignore_errors=True)  # of a replay that was killed
+        shutil.rmtree(self.work_dir, ignore_errors=True)  # left by a killed replay
         self.work_dir.mkdir()
-        enter, parts = self._open_files.enter_context, self._parts
-        self._alert_lines: IO[bytes] = enter(parts[ALERT_LINES].open("wb"))
-        self._dead_letters: IO[bytes] = enter(parts[DEAD_LETTERS].open("wb"))
-        self._alerts = enter(TableFile(parts[ALERTS], ALERT_COLUMNS, ALERT_GROUP_ROWS))
+        open_file, parts = self._open_files.enter_context, self._parts
+        self._alert_lines: IO[bytes] = open_file(parts[ALERT_LINES].open("wb"))
+        self._dead_letters: IO[bytes] = open_file(parts[DEAD_LETTERS].open("wb"))
+        self._alerts = open_file(TableFile(parts[ALERTS], ALERT_COLUMNS, ALERT_GROUP_ROWS))
         self._score_files: list[ScoreFile | FeatureFile] = [
-            enter(
+            open_file(
                 ScoreFile(parts[SCORES], self._config, self._span, self._alert_builder.display_ids)
             )
         ]
         if self._provenance.writes_features:
-            self._score_files.append(enter(FeatureFile(parts[FEATURES], self._config)))
-        self._labels = enter(
+            self._score_files.append(open_file(FeatureFile(parts[FEATURES], self._config)))
+        self._labels = open_file(
             FinalLabels(parts[LABELS], self.work_dir, self._alert_builder.display_ids)
         )
 
@@ -182,7 +182,7 @@ class RunFiles:
         return self._parts[name]
 
     def close(self) -> None:
-        """Complete the tables, except incidents and frauds, which follow from them."""
+        """Complete the tables, except incidents and frauds, which are computed from the others."""
         self._labels.finish()
         self._open_files.close()
 
@@ -202,18 +202,22 @@ class RunFiles:
     def incidents_opened(self) -> OpenedIncidents:
         """The incidents opened in the evaluated time, from the written tables."""
         parts = self._parts
-        found = read_opened_incidents(parts[INCIDENTS], parts[ALERTS], parts[ALERT_LINES])
-        return found._replace(incidents=add_first_events(found.incidents, parts[SCORES]))
+        opened = read_opened_incidents(parts[INCIDENTS], parts[ALERTS], parts[ALERT_LINES])
+        return opened._replace(incidents=add_first_events(opened.incidents, parts[SCORES]))
 
     def finish(self, summary: Summary, page: str | None) -> None:
-        """Write summary, page and manifest, and give every file its name, the summary last."""
+        """Write summary, page and manifest, and rename all files to their final names, the summary last."""
         if page is not None:
             self._parts[PAGE].write_text(page, "utf-8")
         self._parts[SUMMARY].write_bytes(msgspec.json.format(msgspec.json.encode(summary)) + b"\n")
-        held_back = {*TIMING_FILES, MANIFEST}
-        outputs = {n: p for n, p in self._parts.items() if p.exists() and n not in held_back}
-        self._parts[MANIFEST].write_bytes(manifest(self._provenance, outputs))
-        # A folder with a summary is a complete run: the old summary is removed first, the new one moved last.
+        not_hashed = {*TIMING_FILES, MANIFEST}
+        outputs = {
+            name: path
+            for name, path in self._parts.items()
+            if path.exists() and name not in not_hashed
+        }
+        self._parts[MANIFEST].write_bytes(encode_manifest(self._provenance, outputs))
+        # A folder with a summary is a complete run: remove the old summary first, rename the new one last.
         (self._out_dir / SUMMARY).unlink(missing_ok=True)
         for name in FILES:
             if self._parts[name].exists():

@@ -1,6 +1,4 @@
-"""The logs that runs read: each log once for all runs that take the same events from it, and the joined
-labels of each run.
-"""
+"""Reads each log once for all runs that take the same events from it, and joins the labels of each run."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -24,76 +22,80 @@ from stream.replay.replay_run import ReplayRun
 def open_logs_and_join_labels(
     runs: Sequence[ReplayRun], names: Sequence[str]
 ) -> list[tuple[InputReader, list[ReplayRun]]]:
-    """Each log with the runs that take the same events from it; then each run's labels.
+    """Each log with the runs that read it; then the joined labels of each run.
 
-    Runs that drop different records of a log read it separately, because the next log to read
-    depends on the event time that each has reached.
+    Runs share a log if they take the same events from it. Runs that drop different records of a log
+    read it separately, because which log is read next depends on the event time that each has reached.
 
-    names: the inputs in the order of the request: at the same event time the first is read first,
-    so that a run reads as it would alone.
+    names: the inputs in the order of the request. Of logs that have reached the same event time, the
+    first is read first, so that a run in a comparison reads in the same order as alone.
     """
-    labels = _joined(runs)  # reads all events once, before the logs are read by the runs
+    labels = _joined_labels(runs)  # reads all events once, before the runs read them
     shared: dict[_InputKey | tuple[str, ReplayRun], tuple[Input, list[ReplayRun]]] = {}
     for run in runs:
-        for one in run.request.events:
-            key = (one.topic, run) if one.log else _key(run.config, one)
-            shared.setdefault(key, (one, []))[1].append(run)
-    in_order = sorted(shared.values(), key=lambda source: list(names).index(source[0].name))
-    events = ((found, read_by) for one, read_by in in_order for found in one.readings())
+        for source in run.request.events:
+            key = (source.topic, run) if source.log else _key(run.config, source)
+            shared.setdefault(key, (source, []))[1].append(run)
+    in_order = sorted(shared.values(), key=lambda entry: list(names).index(entry[0].name))
+    events = ((reader, read_by) for source, read_by in in_order for reader in source.open_readers())
     return [*events, *labels]
 
 
 class _InputKey(NamedTuple):
     """What must be equal for two runs to take the same events from an input."""
 
-    how: DecodingKey
+    decoding: DecodingKey
     duplicate_window: int
     is_read: bool
 
 
 @dataclass(slots=True)
 class _JoinedInput:
-    """An input that labels are joined to. entity_fields: the entities they get, in any of the runs."""
+    """An input that labels are joined to. entity_fields: the entity fields that labels of any run copy
+    from its events."""
 
     input: Input
     config: Config
     entity_fields: set[str] = field(default_factory=set)
 
     def table(self, folder: Path) -> EventTable:
-        """Its events, as the runs will take them."""
+        """The events of the input after decoding and routing, the same as in the runs."""
         table = EventTable(folder / "events.part", sorted(self.entity_fields))
-        table.read(self.input.readings(), partial(make_route, self.config, self.input.name))
+        table.read(self.input.open_readers(), partial(make_route, self.config, self.input.name))
         return table
 
 
-def _joined(runs: Sequence[ReplayRun]) -> list[tuple[InputReader, list[ReplayRun]]]:
-    """The joined labels of every run that has any, as inputs."""
+def _joined_labels(runs: Sequence[ReplayRun]) -> list[tuple[InputReader, list[ReplayRun]]]:
+    """A reader of each label input after the join, with its run."""
     labelled = [run for run in runs if run.request.labels]
     shared: dict[_InputKey, _JoinedInput] = {}
     for run in labelled:
-        names = [one.name for one in run.request.labels]
-        for one in run.request.events:
-            of = shared.setdefault(_key(run.config, one), _JoinedInput(one, run.config))
-            of.entity_fields.update(*(label_entity_fields(run.config, name) for name in names))
+        names = [source.name for source in run.request.labels]
+        for source in run.request.events:
+            new = _JoinedInput(source, run.config)
+            joined_input = shared.setdefault(_key(run.config, source), new)
+            joined_input.entity_fields.update(
+                *(label_entity_fields(run.config, name) for name in names)
+            )
     with ExitStack() as opened:
         folders = (
             Path(opened.enter_context(TemporaryDirectory(dir=labelled[0].work_dir))) for _ in shared
         )
-        tables = {key: of.table(next(folders)) for key, of in shared.items()}
-        joined = [
-            (_join(run, one, tables), [run]) for run in labelled for one in run.request.labels
+        tables = {key: joined.table(next(folders)) for key, joined in shared.items()}
+        labels = [
+            (_join(run, source, tables), [run]) for run in labelled for source in run.request.labels
         ]
-    pa.default_memory_pool().release_unused()  # else its memory is kept while the runs need theirs
-    return joined
+    pa.default_memory_pool().release_unused()  # the runs need the memory
+    return labels
 
 
 def _join(run: ReplayRun, labels: Input, tables: Mapping[_InputKey, EventTable]) -> InputReader:
-    own = [tables[_key(run.config, one)] for one in run.request.events]
-    joined = join(run.config, labels.name, labels.readings(), own, run.work_dir)
+    events = [tables[_key(run.config, source)] for source in run.request.events]
+    joined = join(run.config, labels.name, labels.open_readers(), events, run.work_dir)
     run.add_joined_labels(labels.name, joined)
-    return joined.reading
+    return joined.reader
 
 
-def _key(config: Config, one: Input) -> _InputKey:
-    window, is_read = config.limits.duplicate_window, is_input_read(config, one.name)
-    return _InputKey(decoding_key(config, one.name), window, is_read)
+def _key(config: Config, source: Input) -> _InputKey:
+    window, is_read = config.limits.duplicate_window, is_input_read(config, source.name)
+    return _InputKey(decoding_key(config, source.name), window, is_read)

@@ -27,9 +27,11 @@ Counts = dict[str, int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluatedSpan:
-    """What is evaluated: events from a time on and before another one, null where there is no bound;
-    how many these are, and their alerts by monitor; alerts_per_day: the same over the time from the
-    first event to the last, as far as it is evaluated, null where that is none."""
+    """The evaluated events: from from_time on and before until_time, null where there is no bound.
+
+    events: their number. alerts: monitor → alerts on them. alerts_per_day: monitor → alerts per day
+    between the first and the last evaluated event; null if that time is empty.
+    """
 
     from_time: str | None
     until_time: str | None
@@ -42,13 +44,13 @@ class EvaluatedSpan:
 class Summary:
     """The results of a replay; `summary.json` holds the same.
 
-    name: what the configuration is called here: its group, or in a comparison its file.
-    inputs: route's counters by input, over its partitions. monitors: watch's counters by monitor,
-    and assess's by "assess". adds_up: by monitor, whether read = scored + not applicable + labels +
-    duplicate + tombstone + dead letters; not of monitors whose internal log was recorded. alerts: by
-    monitor. evaluation_span: the evaluated time, with its events and alerts; alerts_published: all
-    alerts in it; incidents: those with the highest scores of the incidents_opened in it. labels: by
-    input, the counts of a label file. labels_accepted: labels with a verdict, from files and from the
+    name: the group of the configuration; in a comparison, the name of its file.
+    inputs: input → counters of the route stage, summed over partitions. monitors: monitor → counters of
+    its watch stage, and "assess" → counters of assess. adds_up: monitor → whether read = scored + not applicable + labels +
+    duplicate + tombstone + dead letters; without monitors whose internal topic was replayed. alerts:
+    by monitor. evaluation_span: the evaluated time, with its events and alerts; alerts_published: all
+    alerts in it; incidents: those with the highest scores of the incidents_opened in it. labels:
+    input → counts of a label file. labels_accepted: labels with a verdict, from files and from the
     events. evaluation: measures against the labels, null without labels; no_evaluation_reason: why it
     is null. notes: warnings about the inputs, a sentence each. headline: the result in one sentence.
     Times are ISO 8601, null if there was no event.
@@ -81,7 +83,7 @@ class Summary:
 
 @dataclass(slots=True)
 class Tally:
-    """What is counted over all batches, then over all shards. evaluated_…: of these what lies in the
+    """Counts over all batches, then over all shards. evaluated_events, evaluated_alerts: those in the
     span. inputs, monitors, adds_up: as in a summary."""
 
     span: EvaluationSpan = UNBOUNDED
@@ -108,7 +110,7 @@ class Tally:
             self._add_events(events)
 
     def _add_events(self, events: EventBatch) -> None:
-        """Count events. Labels are not evaluated, and often become known long after their events."""
+        """Count events without labels, which often become known long after their events."""
         behaviour = events.type_code != LABEL_TYPE
         times = events.time_ms[behaviour]
         self.events += len(times)
@@ -128,19 +130,19 @@ class Tally:
 
     def add_shards(self, config: Config, cluster: InMemoryCluster) -> None:
         """Add the counters of every shard, at the end."""
-        of_inputs = {node.name for node in nodes(config) if node.reads_inputs}
+        input_stages = {node.name for node in nodes(config) if node.reads_inputs}
         for log, stages in cluster.counts():
             for stage, counts in stages.items():
                 totals, key = (
-                    (self.inputs, log.name) if stage in of_inputs else (self.monitors, stage)
+                    (self.inputs, log.name) if stage in input_stages else (self.monitors, stage)
                 )
                 totals.setdefault(key, Counter()).update(counts)
-        nothing = Counter[str]()
+        no_counts = Counter[str]()
         for monitor in config.monitors:
-            if monitor.name not in cluster.recorded:  # what was sent there was read elsewhere
-                routed = (self.inputs.get(name, nothing) for name in monitor.inputs)
+            if monitor.name not in cluster.recorded:  # its events were counted in another run
+                routed = (self.inputs.get(name, no_counts) for name in monitor.inputs)
                 self.adds_up[monitor.name] = _adds_up(
-                    self.monitors.get(monitor.name, nothing), sum(routed, nothing)
+                    self.monitors.get(monitor.name, no_counts), sum(routed, no_counts)
                 )
 
 
@@ -152,7 +154,7 @@ def summarize(
     evaluation: Evaluation | None,
     seconds: float,
 ) -> Summary:
-    """The summary of a tally, its top incidents and the evaluation."""
+    """The summary of a run, from its tally, incidents and evaluation."""
     names = [node.name for node in scoring_nodes(config)]
     alerts = {name: tally.evaluated_alerts[name] for name in names}
     labels_accepted = tally.labels_accepted
@@ -202,7 +204,7 @@ def _per_day(alerts: int, tally: Tally) -> float | None:
 
 
 def _adds_up(watched: Counter[str], routed: Counter[str]) -> bool:
-    """Guarantee 3: every record read became exactly one of these."""
+    """Guarantee 3: every record read has exactly one outcome."""
     dead_letters = sum(n for name, n in routed.items() if name.startswith("dead_letter_"))
     not_passed = routed["duplicate"] + routed["tombstone"] + dead_letters
     passed = watched["scored"] + watched["not_applicable"] + watched["labels"]

@@ -1,7 +1,8 @@
 """Texts of tables that are probably mistakes: words such as NA read as values, and ids that were
 converted to numbers.
 
-Looks at distinct texts of each batch alone, and remembers a bounded number of ids. Names no value.
+Looks only at the distinct texts of each batch, and remembers a bounded number of ids. Notes show no
+value except words such as NA.
 """
 
 from collections import Counter
@@ -17,31 +18,29 @@ from schemas.events import ENTITY_FIELDS
 NO_VALUE: Final = pa.array(["NA", "NULL", "null", "nan", "NaN", "None"])
 SHARE_MIN: Final = 0.01
 IDS_MAX: Final = 10_000
-"""Ids that are remembered of each field and form."""
+"""Ids remembered for each field, with and without `.0` at the end."""
 IDS: Final = frozenset({*ENTITY_FIELDS, "labelled_event_id"})
 
 
 class SuspiciousTexts:
-    """Oddities in the texts of one input's tables."""
+    """Counts suspicious texts in the tables of one input."""
 
     def __init__(self) -> None:
-        self._given: Counter[str] = Counter()
+        self._present: Counter[str] = Counter()
         self._no_value: Counter[str] = Counter()
         self._words: dict[str, Counter[str]] = {}
         self._ids: dict[tuple[str, bool], set[str]] = {}
 
     def observe(self, events: EventBatch) -> None:
-        """Look at the texts of events."""
+        """Count the texts of events."""
         for name, column in events.text.items():
-            found = pc.value_counts(column.drop_null())
-            texts, counts = found.field(0), found.field(1)
-            self._given[name] += len(column) - column.null_count
-            words = pc.is_in(texts, NO_VALUE)
-            if pc.any(words).as_py():
-                of = zip(
-                    texts.filter(words).to_pylist(), counts.filter(words).to_pylist(), strict=True
-                )
-                for word, count in of:
+            counted = pc.value_counts(column.drop_null())
+            texts, counts = counted.field(0), counted.field(1)
+            self._present[name] += len(column) - column.null_count
+            is_word = pc.is_in(texts, NO_VALUE)
+            if pc.any(is_word).as_py():
+                words = texts.filter(is_word).to_pylist()
+                for word, count in zip(words, counts.filter(is_word).to_pylist(), strict=True):
                     self._no_value[name] += count
                     self._words.setdefault(name, Counter())[word] += count
             if name in IDS:
@@ -49,23 +48,24 @@ class SuspiciousTexts:
 
     def _remember(self, name: str, texts: pa.StringArray) -> None:
         for is_float, pattern in ((True, r"^\d+\.0$"), (False, r"^\d+$")):
-            known = self._ids.setdefault((name, is_float), set())
-            if len(known) < IDS_MAX:
-                alike = texts.filter(pc.match_substring_regex(texts, pattern))
-                known.update(alike.to_pylist()[: IDS_MAX - len(known)])
+            ids = self._ids.setdefault((name, is_float), set())
+            if len(ids) < IDS_MAX:
+                matching = texts.filter(pc.match_substring_regex(texts, pattern))
+                ids.update(matching.to_pylist()[: IDS_MAX - len(ids)])
 
     def notes(self, name: str) -> Iterator[str]:
-        """The sentences. name: the input's."""
+        """The notes, a sentence each. name: of the input."""
         for field, count in self._no_value.items():
-            if count > SHARE_MIN * self._given[field]:
+            if count > SHARE_MIN * self._present[field]:
                 words = ", ".join(word for word, _ in self._words[field].most_common(3))
                 yield (
-                    f"{name}: {count:,} of {self._given[field]:,} values of {field} are {words}; where "
-                    f"that means none, expected inputs.{name}.null_values to list it (CSV), or nulls"
+                    f"{name}: {count:,} of {self._present[field]:,} values of {field} are {words}; if "
+                    f"they mean no value, expected inputs.{name}.null_values to list it (CSV), or nulls"
                 )
         for field in sorted({field for field, _ in self._ids}):
-            whole = self._ids.get((field, False), set())
-            both = sum(one[:-2] in whole for one in self._ids.get((field, True), ()))
+            integers = self._ids.get((field, False), set())
+            floats = self._ids.get((field, True), set())
+            both = sum(text.removesuffix(".0") in integers for text in floats)
             if both:
                 yield (
                     f"{name}: {both:,} ids of {field} occur with and without .0 at their end, as two "

@@ -1,4 +1,4 @@
-"""The columns of the tables of a run, with their meanings.
+"""The columns of a run's tables, with their meanings.
 
 The meanings are written into the files; `eddy query --columns` and the documentation show them.
 """
@@ -65,7 +65,10 @@ ALERT_COLUMNS: Final = pa.schema(
         *POSITION,
         column("score", pa.float64(), "-log10 of the p-value", required=True),
         column(
-            "p_value", pa.float64(), "one in 1/p honest events has it or a lower one", required=True
+            "p_value",
+            pa.float64(),
+            "a share p of honest events has this p-value or a lower one",
+            required=True,
         ),
         column(
             "threshold",
@@ -83,7 +86,7 @@ ALERT_COLUMNS: Final = pa.schema(
         column(
             "suppressed",
             pa.int64(),
-            "events of the incident up to this alert that have no alert",
+            "events of the incident up to this alert without an alert of their own",
             required=True,
         ),
         column("first_seen", TIME, "the time of the incident's first event", required=True),
@@ -99,7 +102,9 @@ ALERT_COLUMNS: Final = pa.schema(
             "reason_code", pa.string(), "monitor and feature with the largest share", required=True
         ),
         column(
-            "counterfactual", pa.list_(pa.string()), "features without which no alert was raised"
+            "counterfactual",
+            pa.list_(pa.string()),
+            "features that, with expected values, would have prevented the alert",
         ),
         column("contributions", pa.list_(CONTRIBUTION), "the surprising features", required=True),
         column("related", pa.list_(RELATED), "the event's other entities", required=True),
@@ -121,7 +126,10 @@ INCIDENT_COLUMNS: Final = pa.schema(
         ),
         column("alerts", pa.int64(), "alerts published for the incident", required=True),
         column(
-            "suppressed", pa.int64(), "events of the incident that have no alert", required=True
+            "suppressed",
+            pa.int64(),
+            "events of the incident without an alert of their own",
+            required=True,
         ),
         column(
             "top_score", pa.float64(), "the highest score of the incident's alerts", required=True
@@ -167,19 +175,22 @@ def entity_columns(config: Config) -> list[str]:
 def score_columns(config: Config) -> pa.Schema:
     """The columns of scores.parquet."""
     names = [monitor.name for monitor in config.monitors]
-    of_assess = "-log10 of assess's p-value; null without a report"
+    combined_meaning = "-log10 of assess's p-value; null without a report"
     if learning_inputs(config):
-        of_assess = "-log10 of assess's p-value; null where no monitor scored the event"
+        combined_meaning = "-log10 of assess's p-value; null where no monitor scored the event"
     scorers = [node.name for node in scoring_nodes(config)]
     combining = [node.name for node in scoring_nodes(config) if node.combines]
-    outcome = "opened, updated or counted in an incident, or held_back by the budget; else null"
+    outcomes = "opened, updated or counted in an incident, or held_back by the budget; else null"
     return pa.schema(
         [
             EVENT_ID,
             EVENT_TIME,
             *POSITION,
             column(
-                "score", pa.float64(), "-log10 of all monitors' p-values together", required=True
+                "score",
+                pa.float64(),
+                "-log10 of the combined p-value of all monitors",
+                required=True,
             ),
             *(
                 column(
@@ -189,9 +200,9 @@ def score_columns(config: Config) -> pa.Schema:
                 )
                 for name in names
             ),
-            *(column(f"score_{name}", pa.float64(), of_assess) for name in combining),
+            *(column(f"score_{name}", pa.float64(), combined_meaning) for name in combining),
             *(
-                column(f"activity_{name}", pa.string(), f"outcome of {name}'s policy: {outcome}")
+                column(f"activity_{name}", pa.string(), f"outcome of {name}'s policy: {outcomes}")
                 for name in scorers
             ),
             *(
@@ -213,7 +224,7 @@ def score_columns(config: Config) -> pa.Schema:
 
 
 def fraud_columns(config: Config) -> pa.Schema:
-    """The columns of frauds.parquet: those of scores.parquet, the label's and the alert's."""
+    """The columns of frauds.parquet: those of scores.parquet, and columns about the label and the alerts."""
     return pa.schema(
         [
             *score_columns(config),
@@ -235,9 +246,13 @@ def fraud_columns(config: Config) -> pa.Schema:
             column(
                 "nearest",
                 pa.string(),
-                "the scorer whose score was nearest to an alert; null without",
+                "the scorer whose score was nearest to an alert; null if none scored it",
             ),
-            column("gap", pa.float64(), "the least alerting score less that score; null without"),
+            column(
+                "gap",
+                pa.float64(),
+                "the lowest score at which that scorer alerts minus its score; null if none scored it",
+            ),
         ]
     )
 
@@ -253,8 +268,11 @@ def feature_columns(config: Config) -> pa.Schema:
                 column(f"{monitor}__{name}{ending}", pa.float64(), f"{monitor}, {name}: {meaning}")
                 for monitor, name in values
                 for ending, meaning in (
-                    ("", "the value at the event, itself included, before the models learned it"),
-                    ("__p", "its own p-value"),
+                    (
+                        "",
+                        "the value at the event, this event included, before the models learned it",
+                    ),
+                    ("__p", "the feature's own p-value"),
                 )
             ),
         ]

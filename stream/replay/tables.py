@@ -47,7 +47,7 @@ class TableFile:
         self._schema = schema
         self._group_rows = group_rows
         self._writer = pq.ParquetWriter(path, schema, compression="zstd")
-        self._waiting: list[pa.RecordBatch] = []
+        self._unwritten: list[pa.RecordBatch] = []
 
     def __enter__(self) -> Self:
         return self
@@ -58,16 +58,16 @@ class TableFile:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._flush(1)
+        self._flush(partial_group=True)
         self._writer.close()
 
     def write(self, columns: Sequence[Any]) -> None:
-        """Append rows, a column each."""
-        self._waiting.append(pa.RecordBatch.from_arrays(columns, schema=self._schema))
-        self._flush(self._group_rows)
+        """Append rows, given as columns."""
+        self._unwritten.append(pa.RecordBatch.from_arrays(columns, schema=self._schema))
+        self._flush()
 
     def write_batches(self, batches: Iterable[pa.RecordBatch]) -> None:
-        """Append rows that have these columns, in whatever order and of types that fit."""
+        """Append rows; their columns may be in any order and of types that can be cast."""
         for batch in batches:
             self.write(batch.select(self._schema.names).cast(self._schema).columns)
 
@@ -76,27 +76,27 @@ class TableFile:
         if rows:
             self.write(pa.RecordBatch.from_pylist(rows, self._schema).columns)
 
-    def _flush(self, least: int) -> None:
-        """Write whole row groups, and at the end what is left."""
-        waiting = sum(map(len, self._waiting))
-        if waiting >= least:
-            table = pa.Table.from_batches(self._waiting, self._schema)
-            whole = waiting if least == 1 else waiting - waiting % self._group_rows
-            self._writer.write_table(table.slice(0, whole), row_group_size=self._group_rows)
-            self._waiting = table.slice(whole).to_batches()
+    def _flush(self, *, partial_group: bool = False) -> None:
+        """Write complete row groups. partial_group: also the remaining rows, at the end."""
+        count = sum(map(len, self._unwritten))
+        written = count if partial_group else count - count % self._group_rows
+        if written:
+            table = pa.Table.from_batches(self._unwritten, self._schema)
+            self._writer.write_table(table.slice(0, written), row_group_size=self._group_rows)
+            self._unwritten = table.slice(written).to_batches()
 
 
 def read_table_batches(
     path: Path, columns: Sequence[str] | None = None
 ) -> Iterator[pa.RecordBatch]:
-    """A table's rows, of which at most a row group is in memory."""
-    with pq.ParquetFile(path, pre_buffer=False) as file:  # else all of the file is fetched at once
+    """A table's rows in batches, with at most a row group in memory."""
+    with pq.ParquetFile(path, pre_buffer=False) as file:  # otherwise the whole file is read at once
         yield from file.iter_batches(ROW_GROUP_ROWS, columns=columns)
 
 
 class ScoreFile(TableFile):
-    """scores.parquet: a row for each event, labels left out, with its score and each scorer's, what
-    became of it, and whether it is evaluated or only learned."""
+    """scores.parquet: a row for each event except labels, with its combined score, the scores and policy
+    outcomes of each stage, and whether it is evaluated or only learned."""
 
     def __init__(
         self, path: Path, config: Config, span: EvaluationSpan, display_ids: DisplayIds
@@ -106,7 +106,7 @@ class ScoreFile(TableFile):
         scorers, learns = scoring_nodes(config), bool(learning_inputs(config))
         self._scorers = [node.name for node in scorers]
         self._combining = [node.name for node in scorers if node.combines and learns]
-        """The stage that scores every event by all monitors' scores; without learning none does."""
+        """Assess, if it learns from labels: only then does it score every event."""
         self._fields = entity_columns(config)
         self._span = span
         self._display_ids = display_ids
@@ -117,13 +117,14 @@ class ScoreFile(TableFile):
         no_score = np.full(len(events), np.nan)
         absent = pa.nulls(len(events), pa.string())
         p_values = [
-            scores_by_stage[w].p_value if w in scores_by_stage else no_score for w in self._scorers
+            scores_by_stage[name].p_value if name in scores_by_stage else no_score
+            for name in self._scorers
         ]
         activities = [
-            ACTIVITIES.take(pa.array(scores_by_stage[w].activity))
-            if w in scores_by_stage
+            ACTIVITIES.take(pa.array(scores_by_stage[name].activity))
+            if name in scores_by_stage
             else absent
-            for w in self._scorers
+            for name in self._scorers
         ]
         combining = next((name for name in self._combining if name in scores_by_stage), None)
         combined = (
@@ -133,13 +134,15 @@ class ScoreFile(TableFile):
         )
         topics = pa.array([topic for topic, _ in events.sources], pa.string())
         partitions = np.array([partition for _, partition in events.sources], np.int64)
-        surprised = [
+        surprising = [
             surprising_names(
-                names, scores_by_stage[m].surprised, ~np.isnan(scores_by_stage[m].p_value)
+                feature_names,
+                scores_by_stage[name].surprised,
+                ~np.isnan(scores_by_stage[name].p_value),
             )
-            if m in scores_by_stage
+            if name in scores_by_stage
             else absent
-            for m, names in self._monitors.items()
+            for name, feature_names in self._monitors.items()
         ]
         amount = events.number.get("amount", no_score)
         columns = [
@@ -151,7 +154,7 @@ class ScoreFile(TableFile):
             pa.array(scores_from_p(combined)),
             *(pa.array(scores_from_p(p), mask=np.isnan(p)) for p in p_values),
             *activities,
-            *surprised,
+            *surprising,
             *(self._entities(events, field) for field in self._fields),
             pa.array(amount, mask=np.isnan(amount)),
             pa.array(self._span.contains(events.time_ms)),
@@ -165,7 +168,7 @@ class ScoreFile(TableFile):
 
 
 class FeatureFile(TableFile):
-    """features.parquet: a row for each event, labels left out, with what every monitor knew."""
+    """features.parquet: a row for each event except labels, with the feature values of every monitor."""
 
     def __init__(self, path: Path, config: Config) -> None:
         super().__init__(path, feature_columns(config))
@@ -188,12 +191,12 @@ class FeatureFile(TableFile):
 
 
 def without_labels(events: EventBatch, columns: list[Any]) -> list[Any]:
-    """The columns' rows that are behaviour."""
-    behaviour = events.type_code != LABEL_TYPE
-    if behaviour.all():
+    """The columns without the rows of labels."""
+    is_behaviour = events.type_code != LABEL_TYPE
+    if is_behaviour.all():
         return columns
-    kept = pa.array(behaviour)
-    return [one.filter(kept) for one in columns]
+    mask = pa.array(is_behaviour)
+    return [column.filter(mask) for column in columns]
 
 
 def alert_rows(alerts: Sequence[Alert], span: EvaluationSpan) -> list[dict[str, Any]]:
@@ -201,14 +204,15 @@ def alert_rows(alerts: Sequence[Alert], span: EvaluationSpan) -> list[dict[str, 
     times_ms = np.array([alert.event_time_ms for alert in alerts], np.int64)
     evaluated = span.contains(times_ms).tolist()
     return [
-        _alert_row(alert) | {"evaluated": one} for alert, one in zip(alerts, evaluated, strict=True)
+        _alert_row(alert) | {"evaluated": is_evaluated}
+        for alert, is_evaluated in zip(alerts, evaluated, strict=True)
     ]
 
 
 def _alert_row(alert: Alert) -> dict[str, Any]:
     [evidence] = alert.evidence
-    same = {name: getattr(alert, name) for name in ALERT_COLUMNS.names if hasattr(alert, name)}
-    return same | {
+    fields = {name: getattr(alert, name) for name in ALERT_COLUMNS.names if hasattr(alert, name)}
+    return fields | {
         "entity_type": alert.entity.type,
         "entity": alert.entity.id,
         "pseudonym": alert.entity.pseudonym,
@@ -228,7 +232,7 @@ def _alert_row(alert: Alert) -> dict[str, Any]:
 
 
 def scores_from_p(p_values: F64) -> F64:
-    """float64[n]: −log10 of each p-value, 0 where it is NaN (nobody evaluated the event)."""
+    """float64[n]: −log10 of each p-value, 0 where it is NaN (no stage scored the event)."""
     out = np.zeros(len(p_values))
     _scores(p_values, out)
     return out
@@ -242,13 +246,15 @@ def _scores(p_values: F64, out: F64) -> None:
 
 
 def surprising_names(names: list[str], surprised: Bools, scored: Bools) -> pa.StringArray:
-    """The names that are set of each event, by commas; null where it was not evaluated. surprised:
-    bool[names, n]."""
+    """The names of each event's surprising features, separated by commas; null where the event was not scored.
+
+    surprised: bool[names, n], whether each feature was surprising. scored: bool[n].
+    """
     bits = np.ascontiguousarray(np.packbits(surprised, axis=0).T)
     n, width = bits.shape
     packed = pa.FixedSizeBinaryArray.from_buffers(pa.binary(width), n, [None, pa.py_buffer(bits)])
     sets = packed.dictionary_encode()
-    chosen = (np.unpackbits(np.frombuffer(one, np.uint8)) for one in sets.dictionary.to_pylist())
-    texts = [",".join(np.array(names)[np.flatnonzero(one)]) for one in chosen]
+    masks = (np.unpackbits(np.frombuffer(row, np.uint8)) for row in sets.dictionary.to_pylist())
+    texts = [",".join(np.array(names)[np.flatnonzero(mask)]) for mask in masks]
     index = pa.array(sets.indices.to_numpy(), pa.int32(), mask=~scored)
     return pa.array(texts, pa.string()).take(index)

@@ -1,4 +1,4 @@
-"""Events and alerts over time, in as many buckets as a chart can show, counted while they pass."""
+"""Counts events and alerts by time bucket for the traffic chart, in bounded memory."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -13,15 +13,16 @@ from stream.replay.incidents import SEVERITIES
 
 BUCKETS_MAX: Final = 250
 WIDTHS_MIN: Final = (1, 5, 15, 30, 60, 120, 240, 480, 1_440, 10_080, 40_320, 524_160)
-"""Widths of a bucket in minutes, each a multiple of the one before, so that buckets can be joined
-on the way. The last is a year: enough of them for every time that an event may have."""
+"""Bucket widths in minutes. Each is a multiple of the one before, so that buckets can be merged. The
+last is 364 days: enough for every time that an event may have."""
 
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """Counts per bucket: number i is of the `bucket_ms` from start_ms + i·bucket_ms.
+    """Counts per bucket; bucket i starts at start_ms + i·bucket_ms.
 
-    by_type: events by their type; alerts: by severity, both without those that there are none of.
+    by_type: type → counts of events; alerts: severity → counts of alerts; types and severities
+    without any are left out.
     """
 
     start_ms: int
@@ -43,19 +44,19 @@ class TrafficCounter:
         """Count events. time_ms: int64[n]; type_code: uint8[n], indexes into `events.TYPES`."""
         if len(time_ms):
             self._widen(int(time_ms.min()), int(time_ms.max()))
-            place = time_ms // self._bucket_ms * len(TYPES) + type_code
-            for index, count in zip(*np.unique(place, return_counts=True), strict=True):
+            bucket_and_type = time_ms // self._bucket_ms * len(TYPES) + type_code
+            for index, count in zip(*np.unique(bucket_and_type, return_counts=True), strict=True):
                 bucket, code = divmod(int(index), len(TYPES))
                 self._counts[bucket, TYPES[code], False] += int(count)
 
     def add_alerts(self, alerts: list[Alert]) -> None:
-        """Count alerts, of whatever time."""
+        """Count alerts; their times may be in any order."""
         for alert in alerts:
             self._widen(alert.event_time_ms, alert.event_time_ms)
             self._counts[alert.event_time_ms // self._bucket_ms, alert.severity, True] += 1
 
     def traffic(self) -> Traffic:
-        """All that was counted; without an event or alert one empty bucket."""
+        """All counts so far."""
         first_ms = self._first_ms or 0
         first = first_ms // self._bucket_ms
         size = self._last_ms // self._bucket_ms - first + 1 if self._first_ms is not None else 0
@@ -74,7 +75,7 @@ class TrafficCounter:
         return WIDTHS_MIN[self._width] * 60_000
 
     def _widen(self, first_ms: int, last_ms: int) -> None:
-        """Have room for these times: the buckets become wider while there would be too many."""
+        """Include these times; widen the buckets until there are at most `BUCKETS_MAX`."""
         self._first_ms = first_ms if self._first_ms is None else min(first_ms, self._first_ms)
         self._last_ms = max(last_ms, self._last_ms)
         before_ms = self._bucket_ms

@@ -40,12 +40,12 @@ class AlertMark(NamedTuple):
 
 
 class ShadedSpan(NamedTuple):
-    """A shaded time span. quiet: drawn in grey instead of red."""
+    """A shaded time span. is_neutral: drawn in grey instead of red."""
 
     first_ms: int
     last_ms: int
     label: str
-    quiet: bool = False
+    is_neutral: bool = False
 
 
 class ChartLine(NamedTuple):
@@ -154,5 +154,5 @@ def _x_text(x: float | str) -> str:
 
 def _spread(count: int) -> Iterable[int]:
     """At most `ROWS_MAX` evenly spread indexes, including the first and the last."""
-    most = min(count, ROWS_MAX)
-    return sorted({round(i * (count - 1) / max(most - 1, 1)) for i in range(most)})
+    shown = min(count, ROWS_MAX)
+    return sorted({round(i * (count - 1) / max(shown - 1, 1)) for i in range(shown)})

@@ -60,7 +60,7 @@ def _sections(comparison: Comparison) -> dict[str, str]:
 
 
 def _lead(comparison: Comparison) -> str:
-    """What was compared and evaluated."""
+    """A sentence on what was compared and evaluated."""
     *names, last = [run.name for run in comparison.runs]
     period = ""
     if comparison.first_event_time and comparison.last_event_time:
@@ -79,12 +79,19 @@ def _lead(comparison: Comparison) -> str:
 
 def _scenarios(runs: Sequence[ComparedRun]) -> list[dict[str, Any]]:
     """Each kind of fraud, with its results in each run; None where a run has none."""
-    by_run = [{one.name: one for one in run.view.scenarios} if run.view else {} for run in runs]
-    kinds = dict.fromkeys(kind for scenarios in by_run for kind in scenarios)
-    found = ((kind, [scenarios.get(kind) for scenarios in by_run]) for kind in kinds)
+    by_run = [
+        {scenario.name: scenario for scenario in run.view.scenarios} if run.view else {}
+        for run in runs
+    ]
+    names = dict.fromkeys(name for scenarios in by_run for name in scenarios)
+    results_by_name = ((name, [scenarios.get(name) for scenarios in by_run]) for name in names)
     return [
-        {"name": kind, "frauds": next(one.frauds for one in results if one), "results": results}
-        for kind, results in found
+        {
+            "name": name,
+            "frauds": next(result.frauds for result in results if result),
+            "results": results,
+        }
+        for name, results in results_by_name
     ]
 
 
@@ -100,7 +107,7 @@ def _charts(comparison: Comparison) -> Iterator[Chart]:
 
 def _periods_chart(pair: Pair, index: int) -> Chart:
     drift = pair.drift
-    days = [one.from_day for one in drift.periods]
+    days = [period.from_day for period in drift.periods]
     each = "day" if drift.period_days == 1 else f"{drift.period_days} days"
     return curves_chart(
         f"periods-{index}",
@@ -108,23 +115,23 @@ def _periods_chart(pair: Pair, index: int) -> Chart:
         Axis(f"{each} from", dates=True),
         Axis("events with an alert"),
         [
-            ChartLine(pair.first, days, [one.first for one in drift.periods]),
-            ChartLine(pair.other, days, [one.other for one in drift.periods]),
-            ChartLine("both", days, [one.both for one in drift.periods]),
+            ChartLine(pair.first, days, [period.first for period in drift.periods]),
+            ChartLine(pair.other, days, [period.other for period in drift.periods]),
+            ChartLine("both", days, [period.both for period in drift.periods]),
         ],
     )
 
 
 def _score_bands_chart(pair: Pair, index: int) -> Chart:
     bands = pair.drift.bands
-    scores = [one.score_from for one in bands]
+    scores = [band.score_from for band in bands]
     return curves_chart(
         f"bands-{index}",
         f"Share of events with at least a score, {pair.first} and {pair.other}",
         Axis("score of at least"),
         Axis("share of events", log=True),
         [
-            ChartLine(pair.first, scores, [one.first or None for one in bands]),
-            ChartLine(pair.other, scores, [one.other or None for one in bands]),
+            ChartLine(pair.first, scores, [band.first or None for band in bands]),
+            ChartLine(pair.other, scores, [band.other or None for band in bands]),
         ],
     )

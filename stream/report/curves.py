@@ -46,16 +46,16 @@ def budget_chart(views: Sequence[tuple[str, View]]) -> Chart:
 
 def calibration_chart(view: View) -> Chart:
     """Observed share of honest events with a p-value of at most p, against p."""
-    points = [one for one in view.calibration if one.observed.value]
-    p = [one.p for one in points]
+    points = [point for point in view.calibration if point.observed.value]
+    p = [point.p for point in points]
     lines = [
         ChartLine("expected", p, p, reference=True),
         ChartLine(
             "observed",
             p,
-            [one.observed.value for one in points],
-            [one.observed.low for one in points],
-            [one.observed.high for one in points],
+            [point.observed.value for point in points],
+            [point.observed.low for point in points],
+            [point.observed.high for point in points],
         ),
     ]
     return curves_chart(

@@ -88,36 +88,38 @@ def first_alert_text(result: AttackResult) -> str:
 def _alerts_sentence(result: AttackResult) -> str:
     if not result.alerts:
         return "No alert was raised on any of its events."
-    entities = list(dict.fromkeys(f"{one.entity.type} {one.entity.id}" for one in result.alerts))
-    more = len(entities) - ENTITIES_MAX
+    entities = list(
+        dict.fromkeys(f"{alert.entity.type} {alert.entity.id}" for alert in result.alerts)
+    )
+    hidden = len(entities) - ENTITIES_MAX
     return (
         f"First alert {first_alert_text(result)}; {len(result.alerts)} "
         f"alert{'s' if len(result.alerts) > 1 else ''} on {', '.join(entities[:ENTITIES_MAX])}"
-        f"{f' and {more} more' if more > 0 else ''}."
+        f"{f' and {hidden} more' if hidden > 0 else ''}."
     )
 
 
 def _marks(alerts: Sequence[Alert]) -> list[AlertMark]:
     return [
         AlertMark(
-            one.event_time_ms,
-            one.severity,
-            f"{one.entity.type} {one.entity.id}\n{format_time(one.event_time_ms)}\n"
-            f"monitor {one.monitor}, score {one.score:.1f}, {one.severity}",
+            alert.event_time_ms,
+            alert.severity,
+            f"{alert.entity.type} {alert.entity.id}\n{format_time(alert.event_time_ms)}\n"
+            f"monitor {alert.monitor}, score {alert.score:.1f}, {alert.severity}",
         )
-        for one in alerts
+        for alert in alerts
     ]
 
 
 def _shaded_spans(results: Sequence[AttackResult], traffic_ms: int) -> list[ShadedSpan]:
     """A span for each attack; attacks that begin at nearly the same time share one and its label."""
     spans: list[ShadedSpan] = []
-    for count, one in enumerate(results, 1):
+    for number, attack in enumerate(results, 1):
         last = spans[-1] if spans else None
-        if last and one.first_ms - last.first_ms < SHARED_LABEL_SHARE * traffic_ms:
-            label = f"{last.label.partition('–')[0]}–{count}"
-            spans[-1] = ShadedSpan(last.first_ms, max(last.last_ms, one.last_ms), label)
+        if last and attack.first_ms - last.first_ms < SHARED_LABEL_SHARE * traffic_ms:
+            label = f"{last.label.partition('–')[0]}–{number}"
+            spans[-1] = ShadedSpan(last.first_ms, max(last.last_ms, attack.last_ms), label)
             continue
-        shown_ms = max(one.last_ms, one.first_ms + int(SPAN_SHARE_MIN * traffic_ms))
-        spans.append(ShadedSpan(one.first_ms, shown_ms, str(count)))
+        end_ms = max(attack.last_ms, attack.first_ms + int(SPAN_SHARE_MIN * traffic_ms))
+        spans.append(ShadedSpan(attack.first_ms, end_ms, str(number)))
     return spans

@@ -1,4 +1,4 @@
-"""What a page shows of an incident."""
+"""The facts that a page shows about an incident."""
 
 from collections.abc import Iterator
 
@@ -35,25 +35,28 @@ def incident_facts(incident: Incident) -> Iterator[tuple[str, str]]:
     )
     yield (
         "Counterfactual",
-        f"no alert with {', '.join(alert.counterfactual)} as expected"
+        f"no alert if {', '.join(alert.counterfactual)} had expected values"
         if alert.counterfactual
-        else "no three features as expected would have prevented it",
+        else "no three features with expected values would have prevented the alert",
     )
     yield "Rarity", f"p = {alert.p_value:.2g}, alert at {alert.threshold:.2g}, by {alert.detector}"
     last = format_time(incident.last_ms)
     yield "Alerts", f"{incident.alerts} sent, {incident.suppressed} only counted, last seen {last}"
     if alert.related:
-        yield "Related", ", ".join(f"{one.type} {one.id}" for one in alert.related[:RELATED_MAX])
+        yield (
+            "Related",
+            ", ".join(f"{entity.type} {entity.id}" for entity in alert.related[:RELATED_MAX]),
+        )
     if incident.evidence:
         yield (
             "Alerted on",
             ", ".join(
-                f"{one.event_id} ({one.topic}/{one.partition}/{one.offset})"
-                for one in incident.evidence
+                f"{event.event_id} ({event.topic}/{event.partition}/{event.offset})"
+                for event in incident.evidence
             ),
         )
     if incident.events is not None:
         amount = "" if incident.amount is None else f", amount {format_number(incident.amount)}"
         shown = len(incident.first_events)
         cut = f"; here the first {shown}" if 0 < shown < incident.events else ""
-        yield "Meanwhile", f"{format_quantity(incident.events, 'event')} of the entity{amount}{cut}"
+        yield "Events", f"{format_quantity(incident.events, 'event')} of the entity{amount}{cut}"

@@ -30,7 +30,7 @@
     legend: { orientation: "h", x: 0, xanchor: "left", y: -0.2, yanchor: "top", font: { size: 12 } },
   });
 
-  const shade = (window) => colour(window.quiet ? "--soft" : "--bad");
+  const shade = (window) => colour(window.is_neutral ? "--soft" : "--bad");
   const traffic = (data) => ({
     traces: [
       ...data.types.map((type, i) => ({
@@ -54,7 +54,7 @@
         rangemode: "tozero", title: { text: narrow.matches ? "" : "events per " + data.bucket, standoff: 8 },
       }),
       shapes: data.windows.map((window) => ({
-        type: "rect", xref: "x", yref: "paper", y0: 0, y1: 1, layer: "below", opacity: window.quiet ? 0.1 : 0.22,
+        type: "rect", xref: "x", yref: "paper", y0: 0, y1: 1, layer: "below", opacity: window.is_neutral ? 0.1 : 0.22,
         x0: when(window.first_ms), x1: when(window.last_ms), fillcolor: shade(window),
         line: { width: 1, color: shade(window) },
       })),

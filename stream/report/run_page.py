@@ -1,4 +1,4 @@
-"""The page of a run: alerts and incidents and, with labels, what was caught and what was missed.
+"""The page of a run: alerts and incidents and, with labels, the caught and the missed frauds.
 
 Every number on it is in the run's `summary.json`.
 """
@@ -62,7 +62,7 @@ def render_run(summary: Summary) -> str:
     """The page of a run, one HTML file that loads nothing."""
     evaluation = summary.evaluation
     definitions = DEFINITIONS if evaluation else ()
-    ordinary = evaluation.missed.ordinary_features if evaluation else []
+    features = evaluation.missed.not_surprising_features if evaluation else []
     return render(
         "run.html",
         summary.name,
@@ -76,8 +76,9 @@ def render_run(summary: Summary) -> str:
             "definitions": [*definitions, ("Counting", COUNTING_NOTE)],
             "levels": LEVELS,
             "shortfalls": SHORTFALLS,
-            "ordinary_features": sorted(
-                ordinary, key=lambda one: (one.share_caught or 0.0) - (one.share_missed or 0.0)
+            "not_surprising_features": sorted(
+                features,
+                key=lambda feature: (feature.share_caught or 0.0) - (feature.share_missed or 0.0),
             ),
             "miscounted": [monitor for monitor, adds_up in summary.adds_up.items() if not adds_up],
             "view_name": _view_name,
@@ -91,10 +92,10 @@ def render_run(summary: Summary) -> str:
 
 
 def headline(evaluation: Evaluation) -> Iterator[tuple[str, str, str]]:
-    """The figures to read first: description, value and interval (or another note)."""
+    """The headline figures: description, value, and interval or another note."""
     view, level = evaluation.views[0], evaluation.level
     ranked, incidents, delay = view.levels[level], view.levels["incidents"], view.delay
-    share, few = view.amount.caught_share, ranked.recall_at_false_positives
+    share, low_rate_recall = view.amount.caught_share, ranked.recall_at_false_positives
     if evaluation.events_known:
         yield "of the frauds' amount caught", format_percent(share.value), percent_interval(share)
     else:
@@ -125,14 +126,14 @@ def headline(evaluation: Evaluation) -> Iterator[tuple[str, str, str]]:
             f"{quartiles}; {never}" if delay.median_s.value is not None else never,
         )
     precision, auc = ranked.average_precision, ranked.roc_auc
-    of = "" if evaluation.events_known else f" of {level}"
-    yield f"average precision{of}", format_ratio(precision.value), ratio_interval(precision)
-    yield f"ROC AUC{of}", format_ratio(auc.value), ratio_interval(auc)
+    suffix = "" if evaluation.events_known else f" of {level}"
+    yield f"average precision{suffix}", format_ratio(precision.value), ratio_interval(precision)
+    yield f"ROC AUC{suffix}", format_ratio(auc.value), ratio_interval(auc)
     false_positives = format_percent(evaluation.false_positives)
     yield (
         f"of frauds found at {false_positives} false positives",
-        format_percent(few.value),
-        percent_interval(few),
+        format_percent(low_rate_recall.value),
+        percent_interval(low_rate_recall),
     )
     if not evaluation.events_known:
         return
@@ -140,7 +141,7 @@ def headline(evaluation: Evaluation) -> Iterator[tuple[str, str, str]]:
     yield (
         f"precision of each day's top {first.k} by {view.entity}",
         format_ratio(first.precision.value),
-        ", ".join(f"{format_ratio(one.precision.value)} of {one.k}" for one in others),
+        ", ".join(f"{format_ratio(top.precision.value)} of {top.k}" for top in others),
     )
 
 
@@ -181,13 +182,13 @@ def _spans_not_evaluated(summary: Summary) -> Iterator[ShadedSpan]:
     last_ms = parse_time_ms(summary.last_event_time)
     from_time, until_time = summary.evaluation_span.from_time, summary.evaluation_span.until_time
     if from_time is not None and (from_ms := parse_time_ms(from_time)) > first_ms:
-        yield ShadedSpan(first_ms, min(from_ms, last_ms), "learned only", quiet=True)
+        yield ShadedSpan(first_ms, min(from_ms, last_ms), "learned only", is_neutral=True)
     if until_time is not None and (until_ms := parse_time_ms(until_time)) < last_ms:
-        yield ShadedSpan(max(until_ms, first_ms), last_ms, "learned only", quiet=True)
+        yield ShadedSpan(max(until_ms, first_ms), last_ms, "learned only", is_neutral=True)
 
 
 def _counts_headline(summary: Summary) -> Iterator[tuple[str, str, str]]:
-    """The figures to read first, where there is no evaluation."""
+    """The headline figures of a run without an evaluation."""
     evaluated = " evaluated" if summary.evaluation_span.events < summary.events else ""
     yield f"events{evaluated}", format_count(summary.evaluation_span.events), ""
     yield "alerts", format_count(summary.alerts_published), ""
@@ -199,7 +200,7 @@ def _counts_headline(summary: Summary) -> Iterator[tuple[str, str, str]]:
 
 
 def _lead(summary: Summary) -> str:
-    """What was replayed and evaluated."""
+    """A sentence on what was replayed and evaluated."""
     period = "no event"
     if summary.first_event_time and summary.last_event_time:
         period = f"{summary.first_event_time[:10]} to {summary.last_event_time[:10]}"
@@ -210,8 +211,10 @@ def _lead(summary: Summary) -> str:
     evaluation, span = summary.evaluation, summary.evaluation_span
     if evaluation is None:
         bounds = (("from", span.from_time), ("before", span.until_time))
-        of = " and ".join(f"{bound} {time[:10]}" for bound, time in bounds if time)
-        evaluated = f"Evaluated {of}: {format_quantity(span.events, 'event')}. " if of else ""
+        span_text = " and ".join(f"{bound} {time[:10]}" for bound, time in bounds if time)
+        evaluated = (
+            f"Evaluated {span_text}: {format_quantity(span.events, 'event')}. " if span_text else ""
+        )
         return replayed + evaluated + (summary.no_evaluation_reason or "")
     frauds = f"{format_count(evaluation.frauds)} of them confirmed as fraud"
     return replayed + (
@@ -233,11 +236,11 @@ def _reason_missed(fraud: MissedFraud) -> str:
     """Why no alert was raised on a fraud."""
     if fraud.nearest is None or fraud.gap is None:
         return "no monitor scored it"
-    held_back = [one.monitor for one in fraud.monitors if one.held_back]
+    held_back = [score.monitor for score in fraud.monitors if score.held_back]
     if held_back:
         return f"{held_back[0]} held its alert back, over budget"
     if fraud.gap > 0:
-        nearest = next(one for one in fraud.monitors if one.monitor == fraud.nearest)
+        nearest = next(score for score in fraud.monitors if score.monitor == fraud.nearest)
         return f"{_score_of_needed(nearest)} needed for an alert by {fraud.nearest}"
     return f"the budget of {fraud.nearest} did not allow an alert on that score"
 
@@ -246,21 +249,21 @@ def _monitor_facts(fraud: MissedFraud) -> list[tuple[str, str]]:
     """Each monitor that scored a missed fraud, with its score and features."""
     return [
         (
-            one.monitor,
+            score.monitor,
             (
-                f"score {_score_of_needed(one)}; "
-                f"surprising: {', '.join(one.surprising) or 'nothing'}; "
-                f"ordinary: {', '.join(one.ordinary) or 'nothing'}"
+                f"score {_score_of_needed(score)}; "
+                f"surprising: {', '.join(score.surprising) or 'nothing'}; "
+                f"not surprising: {', '.join(score.not_surprising) or 'nothing'}"
             ),
         )
-        for one in fraud.monitors
-        if one.score is not None
+        for score in fraud.monitors
+        if score.score is not None
     ]
 
 
-def _score_of_needed(one: MonitorScore) -> str:
-    """A score and the smallest score that alerts: "3.95 of 4"."""
-    return f"{format_score(one.score)} of {format_score(one.min_alert_score)}"
+def _score_of_needed(score: MonitorScore) -> str:
+    """A score and the lowest score that alerts: "3.95 of 4"."""
+    return f"{format_score(score.score)} of {format_score(score.min_alert_score)}"
 
 
 def _counts_text(counts: Counts) -> str:

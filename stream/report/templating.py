@@ -1,6 +1,6 @@
 """Pages from templates.
 
-A page may show any text of an attacker. So templates escape every value, the data of the charts are
+A page may show texts written by attackers. So templates escape every value, the data of the charts are
 JSON that cannot end their element, and a content policy allows only the page's own two scripts.
 """
 
@@ -72,7 +72,7 @@ def _environment() -> Environment:
 
 
 def _document(charts: Mapping[str, Any]) -> dict[str, str]:
-    """What the document around every page needs."""
+    """The parts of the document that every page shares: policy, styles, scripts and chart data."""
     style, script, library = _asset("page.css"), _asset("page.js"), get_plotlyjs()
     policy = (
         "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; "
@@ -98,7 +98,7 @@ def _hashes(*scripts: str) -> str:
 
 def _embeddable_json(value: Any) -> str:
     """JSON without any character that could end or open an element."""
-    written = orjson.dumps(value).decode()
-    for sign in "<>&":
-        written = written.replace(sign, f"\\u{ord(sign):04x}")
-    return written
+    text = orjson.dumps(value).decode()
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text

@@ -40,9 +40,11 @@ LABEL_DELAY_MS: Final = 86_400_000
 
 def shop_config() -> Path:
     """Path of the simulated shop's configuration, in a wheel or in a checkout."""
-    here = Path(__file__)
-    in_wheel = here.parents[1] / "shop.toml"
-    return in_wheel if in_wheel.is_file() else here.parents[2] / "deploy" / "configs" / "shop.toml"
+    module = Path(__file__)
+    in_wheel = module.parents[1] / "shop.toml"
+    return (
+        in_wheel if in_wheel.is_file() else module.parents[2] / "deploy" / "configs" / "shop.toml"
+    )
 
 
 class SimulatedLine(NamedTuple):
@@ -92,25 +94,25 @@ class Shop:
         for table in self._blocks():
             attacks = table["attack"].tolist()
             table["time_ms"] += self.start_ms
-            made = to_events(table, self._people.names, first, self.seed)
-            for event, attack in zip(made, attacks, strict=True):
+            events = to_events(table, self._people.names, first, self.seed)
+            for event, attack in zip(events, attacks, strict=True):
                 yield event, None if attack < 0 else self._attack_by_number[attack]
             first += len(attacks)
 
     def _blocks(self) -> Iterator[EventTable]:
         """The stream's rows, one day at a time; visits may continue on the next day."""
         rng = Generator(PCG64(self._days_seed))
-        left, day, unfinished = self.count, 0, self._attack_tables
-        while left > 0:
+        events_left, day, later_rows = self.count, 0, self._attack_tables
+        while events_left > 0:
             honest = visits.day(rng, self._people, day, self._stream_days)
-            table = sort_by_time([*unfinished, *honest])
+            table = sort_by_time([*later_rows, *honest])
             np.maximum(table["time_ms"], 0, out=table["time_ms"])
-            ends = int(np.searchsorted(table["time_ms"], (day + 1) * visits.DAY_MS))
-            now = min(ends, left)
-            if now:
-                yield take(table, slice(0, now))
-            unfinished = [take(table, slice(ends, None))]
-            left, day = left - now, day + 1
+            day_end = int(np.searchsorted(table["time_ms"], (day + 1) * visits.DAY_MS))
+            count = min(day_end, events_left)
+            if count:
+                yield take(table, slice(0, count))
+            later_rows = [take(table, slice(day_end, None))]
+            events_left, day = events_left - count, day + 1
 
 
 def lines(
@@ -123,13 +125,13 @@ def lines(
     """
     rng = Generator(PCG64(SeedSequence([shop.seed, 1])))
     kinds = list(MALFORMED)
-    bad = 0
+    malformed_count = 0
     for event, _ in shop.events():
         key = event.get(keyed_by) or event.get("account") or event["ip"]
         yield SimulatedLine(key.encode(), orjson.dumps(event), None, None)
         if malformed_share and rng.random() < malformed_share:
-            kind = kinds[bad % len(kinds)]
-            bad += 1
+            kind = kinds[malformed_count % len(kinds)]
+            malformed_count += 1
             yield SimulatedLine(key.encode(), malformed(rng, kind), kind, MALFORMED[kind][1])
 
 

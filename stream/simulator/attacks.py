@@ -55,26 +55,30 @@ class AttackPlan:
     attacks: list[Attack] = field(default_factory=list)
     tables: list[EventTable] = field(default_factory=list)
 
-    def add_attack(self, name: str, entity_type: str, entity_id: str, what: str) -> int:
-        """Number of a new attack, stored in its rows; `add_rows` sets its times."""
-        self.attacks.append(Attack(name, entity_type, entity_id, -1, -1, what))
+    def add_attack(self, name: str, entity_type: str, entity_id: str, description: str) -> int:
+        """Add an attack and return its number, which its rows store; `add_rows` sets its times."""
+        self.attacks.append(Attack(name, entity_type, entity_id, -1, -1, description))
         return len(self.attacks) - 1
 
-    def add_rows(self, attack: int, kind: str, time_ms: NDArray[Any], **given: Any) -> None:
+    def add_rows(self, attack: int, kind: str, time_ms: NDArray[Any], **columns: Any) -> None:
         """Add rows to an attack and extend its times to cover them."""
-        where = {"country": 3, "currency": 3, "session": _ANY_SESSION + attack, **_WEB}
+        defaults = {"country": 3, "currency": 3, "session": _ANY_SESSION + attack, **_WEB}
         kind_code = KIND_CODE[kind]
-        table = rows(time_ms, attack=attack, kind_code=kind_code, **{**where, **given})
+        table = rows(time_ms, attack=attack, kind_code=kind_code, **{**defaults, **columns})
         self.tables.append(table)
-        one, low, high = self.attacks[attack], table["time_ms"].min(), table["time_ms"].max()
-        first_ms = int(low) if one.first_ms < 0 else min(one.first_ms, int(low))
-        self.attacks[attack] = replace(one, first_ms=first_ms, last_ms=max(one.last_ms, int(high)))
+        earlier, times = self.attacks[attack], table["time_ms"]
+        first_ms, last_ms = int(times.min()), int(times.max())
+        if earlier.first_ms >= 0:
+            first_ms = min(earlier.first_ms, first_ms)
+        self.attacks[attack] = replace(
+            earlier, first_ms=first_ms, last_ms=max(earlier.last_ms, last_ms)
+        )
 
-    def take_busiest(self, among: NDArray[Any], n: int) -> NDArray[Any]:
-        """Positions in `among` of the n busiest accounts, reserved for one attack."""
-        found = np.argsort(self.activity[among])[::-1][:n]
-        self.activity[among[found]] = 0.0
-        return found
+    def take_busiest(self, accounts: NDArray[Any], n: int) -> NDArray[Any]:
+        """Positions in `accounts` of the n busiest ones, which are reserved for one attack."""
+        busiest = np.argsort(self.activity[accounts])[::-1][:n]
+        self.activity[accounts[busiest]] = 0.0
+        return busiest
 
     def add_address(self) -> tuple[int, str]:
         """Code and name of a new address for an attacker, from a reserved range."""
@@ -89,16 +93,16 @@ def plan(rng: Generator, people: People, events: int, span_ms: float) -> AttackP
     size = min(1.0, events / EVENTS_PER_ROUND)
     planned = AttackPlan(rng, people, size, len(people.names["ip"]), people.activity.copy())
     rounds = events // EVENTS_PER_ROUND or 1
-    each_ms = 0.42 * span_ms / rounds
+    round_ms = 0.42 * span_ms / rounds
     steps: tuple[tuple[float, Callable[[AttackPlan, float], None]], ...] = (
         (0.05, _account_takeover),
         (0.35, _card_testing),
         (0.58, _price_crawler),
         (0.85, _coupon_ring),
     )
-    for one in range(rounds if events >= EVENTS_MIN else 0):
-        for at, attack in steps:
-            attack(planned, 0.5 * span_ms + (one + at) * each_ms)
+    for number in range(rounds if events >= EVENTS_MIN else 0):
+        for share, attack in steps:
+            attack(planned, 0.5 * span_ms + (number + share) * round_ms)
     return planned
 
 
@@ -107,8 +111,8 @@ def _account_takeover(plan: AttackPlan, start_ms: float) -> None:
     rng, people = plan.rng, plan.people
     tries = max(40, int(260 * plan.size))
     ip, name = plan.add_address()
-    what = f"tries leaked passwords of {tries} accounts from one address"
-    stuffing = plan.add_attack("credential stuffing", "ip", name, what)
+    description = f"tries leaked passwords of {tries} accounts from one address"
+    stuffing = plan.add_attack("credential stuffing", "ip", name, description)
     device = people.add("device", f"dev-headless-{stuffing}")
     victims = rng.choice(len(people.activity), tries, replace=False, p=people.activity)
     time_ms = start_ms + np.cumsum(rng.gamma(4, 1_200, tries))
@@ -123,11 +127,13 @@ def _account_takeover(plan: AttackPlan, start_ms: float) -> None:
 
 def _empty_account(plan: AttackPlan, account: int, start_ms: float) -> None:
     rng, people = plan.rng, plan.people
-    what = "logs in from a new device, changes e-mail and address, orders expensive products"
-    taken = plan.add_attack("account takeover", "account", people.names["account"][account], what)
+    description = "logs in from a new device, changes e-mail and address, orders expensive products"
+    taken = plan.add_attack(
+        "account takeover", "account", people.names["account"][account], description
+    )
     ip, _ = plan.add_address()
     n = 6
-    own = {"account": account, "ip": ip, "device": people.add("device", f"dev-burner-{taken}")}
+    session = {"account": account, "ip": ip, "device": people.add("device", f"dev-burner-{taken}")}
     orders_ms = start_ms + 4 * _MINUTE_MS + np.cumsum(rng.uniform(50_000, 110_000, n))
     product = rng.choice(shop_people.PRODUCTS, n)
     bought = {
@@ -138,9 +144,9 @@ def _empty_account(plan: AttackPlan, account: int, start_ms: float) -> None:
         "amount": np.exp(people.amount_log[account]) * rng.uniform(8, 16, n),
     }
     for minute, kind in enumerate(("success", "device_added", "email_change", "address_change")):
-        plan.add_rows(taken, kind, np.array([start_ms + minute * 45_000.0]), **own)
-    plan.add_rows(taken, "order", orders_ms, **own, **bought)
-    plan.add_rows(taken, "payment", orders_ms + 6_000, **own, **bought)
+        plan.add_rows(taken, kind, np.array([start_ms + minute * 45_000.0]), **session)
+    plan.add_rows(taken, "order", orders_ms, **session, **bought)
+    plan.add_rows(taken, "payment", orders_ms + 6_000, **session, **bought)
 
 
 def _card_testing(plan: AttackPlan, start_ms: float) -> None:
@@ -148,38 +154,38 @@ def _card_testing(plan: AttackPlan, start_ms: float) -> None:
     rng, people = plan.rng, plan.people
     n = max(40, int(240 * plan.size))
     ip, name = plan.add_address()
-    what = f"tries {n} stolen cards with tiny payments from one address"
-    testing = plan.add_attack("card testing", "ip", name, what)
+    description = f"tries {n} stolen cards with tiny payments from one address"
+    testing = plan.add_attack("card testing", "ip", name, description)
     throwaway = [people.add("account", f"acct-guest-{testing}-{k:02d}") for k in range(8)]
     stolen = [people.add("card", f"card-stolen-{testing}-{k:03d}") for k in range(n)]
     customers = rng.choice(len(people.activity), 40, replace=False, p=people.activity)
-    known = [int(people.card[customers[k], 0]) for k in plan.take_busiest(customers, 2)]
+    valid_cards = [int(people.card[customers[k], 0]) for k in plan.take_busiest(customers, 2)]
     cards = np.array(stolen)
-    cards[rng.choice(np.arange(n // 2, n), 2, replace=False)] = known
+    cards[rng.choice(np.arange(n // 2, n), 2, replace=False)] = valid_cards
     time_ms = start_ms + np.cumsum(rng.gamma(6, 1_100, n))
-    works = (rng.random(n) < 0.15) | np.isin(cards, known)
+    works = (rng.random(n) < 0.15) | np.isin(cards, valid_cards)
     shared = {"ip": ip, "device": people.add("device", f"dev-script-{testing}")}
-    for kind, which in (("payment", works), ("payment_declined", ~works)):
+    for kind, mask in (("payment", works), ("payment_declined", ~works)):
         plan.add_rows(
             testing,
             kind,
-            time_ms[which],
-            card=cards[which],
-            account=rng.choice(throwaway, int(which.sum())),
+            time_ms[mask],
+            card=cards[mask],
+            account=rng.choice(throwaway, int(mask.sum())),
             product=0,
             seller=int(people.seller_of[0]),
-            amount=rng.uniform(0.5, 2.0, int(which.sum())),
+            amount=rng.uniform(0.5, 2.0, int(mask.sum())),
             **shared,
         )
-    for card in known:
+    for card in valid_cards:
         _use_up_card(plan, card, float(time_ms[-1]) + rng.uniform(10, 60) * _MINUTE_MS)
 
 
 def _use_up_card(plan: AttackPlan, card: int, start_ms: float) -> None:
     rng, people = plan.rng, plan.people
     n = 8
-    what = "a customer's card, found to work, pays for expensive products in other accounts"
-    used = plan.add_attack("stolen card", "card", people.names["card"][card], what)
+    description = "a customer's card, found to work, pays for expensive products in other accounts"
+    used = plan.add_attack("stolen card", "card", people.names["card"][card], description)
     mules = [people.add("account", f"acct-mule-{used}-{k}") for k in range(3)]
     product = rng.choice(shop_people.PRODUCTS, n)
     plan.add_rows(
@@ -201,8 +207,8 @@ def _price_crawler(plan: AttackPlan, start_ms: float) -> None:
     rng = plan.rng
     n = max(80, int(1_400 * plan.size))
     ip, name = plan.add_address()
-    what = f"reads {n} product pages at an even pace and calls itself a browser"
-    crawl = plan.add_attack("price crawler", "ip", name, what)
+    description = f"reads {n} product pages at an even pace and calls itself a browser"
+    crawl = plan.add_attack("price crawler", "ip", name, description)
     if plan.size >= 1:
         start_ms += (26 * 3_600_000 - start_ms % DAY_MS) % DAY_MS
     plan.add_rows(
@@ -221,8 +227,8 @@ def _coupon_ring(plan: AttackPlan, start_ms: float) -> None:
     rng, people = plan.rng, plan.people
     n = max(15, int(45 * plan.size))
     ip, name = plan.add_address()
-    what = f"redeems the coupon for new customers with {n} fresh accounts from one address"
-    ring = plan.add_attack("coupon ring", "ip", name, what)
+    description = f"redeems the coupon for new customers with {n} fresh accounts from one address"
+    ring = plan.add_attack("coupon ring", "ip", name, description)
     fresh = np.array([people.add("account", f"acct-fresh-{ring}-{k:02d}") for k in range(n)])
     time_ms = start_ms + np.cumsum(rng.gamma(5, 9_000, n))
     shared = {"ip": ip, "device": people.add("device", f"dev-farm-{ring}"), "account": fresh}

@@ -42,16 +42,16 @@ ABSENT: Final = -1
 _SEARCH_TERMS: Final = ("lamp", "shoes", "kettle", "novel", "desk", "jacket", "camera", "puzzle")
 
 
-def rows(time_ms: ArrayLike, **given: ArrayLike) -> EventTable:
-    """Rows with the given columns (arrays[n], or one value for all), the others absent (-1)."""
+def rows(time_ms: ArrayLike, **columns: ArrayLike) -> EventTable:
+    """Rows with these columns (arrays[n], or one value for all rows); other columns are absent (-1)."""
     times = np.asarray(time_ms).astype(np.int64)
-    made: EventTable = {"time_ms": times}
+    table: EventTable = {"time_ms": times}
     for name, dtype in _DTYPES.items():
         if name != "time_ms":
-            value = np.asarray(given.get(name, ABSENT))
-            made[name] = np.broadcast_to(value, times.shape).astype(dtype)
-    assert given.keys() <= made.keys(), given.keys() - made.keys()
-    return made
+            value = np.asarray(columns.get(name, ABSENT))
+            table[name] = np.broadcast_to(value, times.shape).astype(dtype)
+    assert columns.keys() <= table.keys(), columns.keys() - table.keys()
+    return table
 
 
 def take(table: EventTable, which: NDArray[Any] | slice) -> EventTable:

@@ -89,21 +89,21 @@ def _visit_rows(visits: EventTable, time_ms: Any, **given: Any) -> EventTable:
 
 def _pages(rng: Generator, people: People, visits: EventTable) -> EventTable:
     length = visits["length"]
-    each = take(visits, np.repeat(np.arange(len(length)), length))
-    n = len(each["time_ms"])
+    visit = take(visits, np.repeat(np.arange(len(length)), length))
+    n = len(visit["time_ms"])
     step = np.arange(n) - np.repeat(np.cumsum(length) - length, length)
-    since_ms = (step + rng.random(n)) * each["pace_ms"]
+    since_ms = (step + rng.random(n)) * visit["pace_ms"]
     page = rng.choice(len(_PAGES), n, p=_PAGE_SHARES)
-    own = (rng.random(n) < 0.4) & (each["account"] >= 0)
+    is_favourite = (rng.random(n) < 0.4) & (visit["account"] >= 0)
     product = np.where(
-        own,
-        people.favourite[each["person"], rng.integers(0, shop_people.FAVOURITES, n)],
+        is_favourite,
+        people.favourite[visit["person"], rng.integers(0, shop_people.FAVOURITES, n)],
         rng.choice(shop_people.PRODUCTS, n, p=people.product_weight),
     )
     outside = rng.choice([1, 2, ABSENT], n, p=[0.4, 0.2, 0.4])
     return _visit_rows(
-        each,
-        each["time_ms"] + since_ms,
+        visit,
+        visit["time_ms"] + since_ms,
         kind_code=_PAGES[page],
         product=np.where(_PAGES[page] == KIND_CODE["product"], product, ABSENT),
         status=rng.choice([200, 304, 404, 500], n, p=[0.93, 0.05, 0.015, 0.005]),
@@ -115,23 +115,25 @@ def _pages(rng: Generator, people: People, visits: EventTable) -> EventTable:
 def _logins(rng: Generator, visits: EventTable) -> list[EventTable]:
     """Half of the visits log in; some mistype or reset the password, few change their data."""
     chance = rng.random(len(visits["time_ms"]))
-    known = visits["account"] >= 0
+    has_account = visits["account"] >= 0
     start = visits["time_ms"]
-    made = [_selected_visit_rows(visits, known & (chance < 0.5), start - 4_000, "success")]
+    tables = [_selected_visit_rows(visits, has_account & (chance < 0.5), start - 4_000, "success")]
     for mistakes, share in enumerate((0.045, 0.012, 0.004), 1):
-        mistyped = known & (chance < share)
-        made.append(
+        mistyped = has_account & (chance < share)
+        tables.append(
             _selected_visit_rows(visits, mistyped, start - 4_000 - mistakes * 9_000, "failure")
         )
-    made.append(_selected_visit_rows(visits, known & (chance < 0.003), start - 8_000, "reset"))
+    tables.append(
+        _selected_visit_rows(visits, has_account & (chance < 0.003), start - 8_000, "reset")
+    )
     for kind, low, share in (
         ("email_change", 0.1, 0.0015),
         ("address_change", 0.2, 0.006),
         ("device_added", 0.3, 0.003),
     ):
-        drawn = known & (chance > low) & (chance < low + share)
-        made.append(_selected_visit_rows(visits, drawn, start + 9_000, kind))
-    return made
+        drawn = has_account & (chance > low) & (chance < low + share)
+        tables.append(_selected_visit_rows(visits, drawn, start + 9_000, kind))
+    return tables
 
 
 def _selected_visit_rows(
@@ -147,9 +149,9 @@ def _purchases(rng: Generator, people: People, visits: EventTable) -> list[Event
     n, person = len(buyers["account"]), buyers["person"]
     amount = np.exp(rng.normal(people.amount_log[person], 0.45))
     amount *= np.where(rng.random(n) < 0.006, rng.uniform(5, 12, n), 1.0)
-    own = people.favourite[person, rng.integers(0, shop_people.FAVOURITES, n)]
+    favourite = people.favourite[person, rng.integers(0, shop_people.FAVOURITES, n)]
     any_product = rng.choice(shop_people.PRODUCTS, n, p=people.product_weight)
-    product = np.where(rng.random(n) < 0.5, own, any_product)
+    product = np.where(rng.random(n) < 0.5, favourite, any_product)
     end_ms = buyers["time_ms"] + buyers["length"] * buyers["pace_ms"] + 5_000
     paid_ms = end_ms + 3_000 + rng.exponential(4_000, n)
     declined, redeems, returns = (rng.random(n) < share for share in (0.03, 0.1, 0.05))

@@ -317,7 +317,7 @@ def why_missed(row: Row) -> str:
 
 def test_missed_frauds_show_the_gap_and_the_silent_monitors(run: Path) -> None:
     """Missed frauds are those not caught; their gap is to the least score that alerts, what the
-    budget held back is told apart, and a feature is silent where its own p-value in features.parquet is not below 0.1."""
+    budget held back is told apart, and a feature is not surprising where its own p-value in features.parquet is not below 0.1."""
     frauds = [row for row in seen(run, "all") if row["fraud"]]
     missed = {row["event_id"]: row for row in frauds if not row["caught"]}
     found = evaluation(run).missed
@@ -345,7 +345,7 @@ def test_missed_frauds_show_the_gap_and_the_silent_monitors(run: Path) -> None:
                 if name.startswith(f"{said.monitor}__") and name.endswith("__p")
             }
             assert {*said.surprising} == {k for k, v in p.items() if v is not None and v < 0.1}
-            assert {*said.surprising, *said.ordinary} == {*p}
+            assert {*said.surprising, *said.not_surprising} == {*p}
     amounts = [one.amount or 0 for one in found.by_amount]
     assert amounts == sorted(amounts, reverse=True)
     assert amounts[0] == max(row["amount"] or 0 for row in missed.values())

@@ -268,7 +268,7 @@ def test_levels_without_labels_are_empty(tmp_path: Path) -> None:
     assert "Precision against recall" not in page
     with (
         queries.open_runs([tmp_path / "out"]) as tables,
-        pytest.raises(QueryError, match="no label calls an event"),
+        pytest.raises(QueryError, match="no event of this run is labelled fraud"),
     ):
         tables.top("missed", None, 10)
     both = [

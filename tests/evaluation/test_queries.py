@@ -325,9 +325,9 @@ def test_untrusted_text_is_no_escape_sequence_and_no_formula(run: Path) -> None:
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     """A folder without a summary is no run, and SQL without a run is no question."""
-    with pytest.raises(QueryError, match="no run lies there"):
+    with pytest.raises(QueryError, match="is not a run"):
         invoke("query", tmp_path, "SELECT 1")
-    with pytest.raises(QueryError, match="no run lies there"):
+    with pytest.raises(QueryError, match="is not a run"):
         invoke("query", tmp_path, "--columns")
     with pytest.raises(QueryError, match="expected at least one run"):
         invoke("query", "SELECT 1")

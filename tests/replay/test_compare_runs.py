@@ -487,7 +487,7 @@ def test_certain_differences_are_marked(files: dict[str, Path], tmp_path: Path) 
     found = {one.measure: one for one in pair.differences}[RECALL]
     assert (found.difference.value, found.difference.low, found.sign) == (1.0, None, 1)
     assert "large catches more than odd with equally many alerts" in told.conclusion
-    assert "(on whichever days)" in pair.reason
+    assert "(the same in every resample)" in pair.reason
 
 
 def test_without_labels_runs_are_still_compared(files: dict[str, Path], tmp_path: Path) -> None:
@@ -522,7 +522,7 @@ def test_to_no_alert_at_all_nothing_is_equally_many(files: dict[str, Path], tmp_
     by_measure = {one.measure: one for one in pair.differences}
     equal = by_measure[EQUAL_RECALL]
     assert (equal.first, equal.other, equal.difference.value) == (None, None, None)
-    assert "; none has no alert, so none can be compared at equally many" in pair.conclusion
+    assert "; none has no alert, so recall at equally many alerts is undefined" in pair.conclusion
     found = format_difference(by_measure[RECALL].difference.value)
     assert f"; recall at the alert budget {found}" in pair.reason
     assert "equally many" not in pair.reason
@@ -558,7 +558,7 @@ def test_without_labels_there_is_no_winner(files: dict[str, Path], tmp_path: Pat
     both = [candidate(n, t, files, labelled=False) for n, t in (("a", CONFIG), ("b", BY_GAP))]
     told = compared(both, files, tmp_path / "out")
     assert told.conclusion.startswith(
-        "Without labels of events nobody can say whether a or b is better"
+        "Without labels of events it is unknown whether a or b is better"
     )
     assert str(told.no_evaluation_reason).startswith("No labels were given")
     assert told.pairs[0].differences == []
@@ -602,7 +602,9 @@ def test_a_configuration_that_would_read_nothing_is_refused(
         candidate("a", CONFIG, files, labelled=False),
         candidate("b", elsewhere, files, labelled=False),
     ]
-    with pytest.raises(InputError, match="b reads nothing of shop; expected a file for one of"):
+    with pytest.raises(
+        InputError, match="b has none of the inputs shop; expected a file for one of"
+    ):
         compare(both, [("shop", files["shop"])], tmp_path / "out", lambda _r, _s: None)
     assert not (tmp_path / "out").exists()
 
@@ -742,7 +744,7 @@ def test_an_event_matches_in_both_runs_whatever_the_batches(tmp_path: Path) -> N
     alike = drift(CONFIG, positional)
     assert alike.events == 300
     assert alike.rank_correlation == pytest.approx(1.0)
-    with pytest.raises(InputError, match="event ids are positions, and the configurations cut"):
+    with pytest.raises(InputError, match="event ids are positions, and the configurations divide"):
         drift(positional, two_positional)
     with pytest.raises(InputError, match="none has the same id and time in both"):
         drift(CONFIG, TWO_PARTITIONS.replace('event_id = "id"', 'event_id = "device"'))

@@ -479,7 +479,7 @@ def test_labels_without_a_verdict_are_counted_and_dropped(tmp_path: Path) -> Non
     assert final_labels(tmp_path / "odd") == final_labels(tmp_path / "without")
     assert summary.labels["verdicts"]["unclear"] == 22
     [note] = [one for one in summary.notes if "neither" in one]
-    assert "22 labels say neither fraud nor honest: 'chargeback' (21), nothing (1)" in note
+    assert "22 labels are neither fraud nor honest: 'chargeback' (21), nothing (1)" in note
     topic = label_table(tmp_path / "topic", named(rows, odd + known[22:]))
     inputs = [("shop", tmp_path / "odd" / "shop"), ("verdicts", topic)]
     of_topic = replay(config(), inputs, tmp_path / "topic_out" / "out", lambda *_: None)
@@ -491,7 +491,7 @@ def test_a_file_without_usable_labels_is_a_mistake(tmp_path: Path) -> None:
     """Where no label says fraud or honest, the file is not what it was given for: what they say, and
     where the mapping looked, is named."""
     rows = payments(50)
-    said = r"none of 50 labels says fraud or honest; they say 'perhaps' \(50\).*verdicts.fields.verdict"
+    said = r"none of 50 labels is fraud or honest; their verdicts are 'perhaps' \(50\).*verdicts.fields.verdict"
     with pytest.raises(InputError, match=said):
         run(tmp_path, rows, [one | {"fraud": "perhaps"} for one in verdicts(rows)])
 

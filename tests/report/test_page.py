@@ -167,7 +167,11 @@ def test_the_page_shows_an_alert() -> None:
             "203.0.113.1",
             "Mon 02 Mar 2026 00:00:00",
         ),
-        *("no alert with payments_1h as expected", "review ip for 1 h", "e7-1 (shop-events/0/1)"),
+        *(
+            "no alert if payments_1h had expected values",
+            "review ip for 1 h",
+            "e7-1 (shop-events/0/1)",
+        ),
         *("not enforceable: warming", "5.3", "named", "1 sent, 4 only counted", "account acct-1"),
     ):
         assert told in text

@@ -305,9 +305,13 @@ def header(folder: Path) -> str:
 @pytest.mark.parametrize(
     ("labels", "from_ms", "said"),
     [
-        (None, None, "No labels were given, so nothing here says which alerts were right."),
-        ("all", START_MS + 99 * DAY_MS, "labels were given, but no event lies in the time that is"),
-        ("others", None, "Of the 300 labels none is of an event that was read."),
+        (None, None, "No labels were given, so it is unknown which alerts are right."),
+        (
+            "all",
+            START_MS + 99 * DAY_MS,
+            "labels were given, but no event is in the evaluated time.",
+        ),
+        ("others", None, "None of 300 labels belongs to an event that was read."),
         ("honest", None, "There was no fraud to be missed."),
     ],
 )
