@@ -12,7 +12,7 @@ from stream.checkpoints.manifest import SUPERSEDED_MAX, Manifest
 from stream.checkpoints.migration import migrate
 from stream.checkpoints.store import Folder
 from stream.config import Config, StateConfig, fingerprint, state_config
-from stream.config.stages import logs
+from stream.config.stage_graph import logs
 from stream.config.topology import Log
 from stream.executor import ExecutorFactory, ThreadExecutor
 from stream.kafka.positions import CommittedOffset, Partition

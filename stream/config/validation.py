@@ -25,7 +25,7 @@ from stream.config.declarations import (
     OutputSpec,
 )
 from stream.config.document import key_path
-from stream.config.stages import declared_stages, nodes, output_topics, stage_problems
+from stream.config.stage_graph import declared_stages, nodes, output_topics, stage_problems
 from stream.config.topology import (
     fields_read,
 )
@@ -86,6 +86,8 @@ def consistency_problems(config: Config) -> Iterator[tuple[str, str]]:
             yield f"reveal[{i}]", _not_an_entity_field(name)
     if config.assess and config.assess.subject not in ENTITY_FIELDS:
         yield "assess.subject", _not_an_entity_field(config.assess.subject)
+    elif config.assess:
+        yield from _subject_problems(config, config.assess.subject)
     own, given = config.checkpoints.url, config.checkpoints.start_from
     if given and Location.of(given).is_same_as(Location.of(own)):
         yield "checkpoints.start_from", "is checkpoints.url; expected another location"
@@ -95,6 +97,25 @@ def consistency_problems(config: Config) -> Iterator[tuple[str, str]]:
     for line in property_problems(config.kafka):
         where, text = line.split(": ", 1)
         yield where, text
+
+
+def _subject_problems(config: Config, subject: str) -> Iterator[tuple[str, str]]:
+    """Monitors none of whose inputs maps the subject: no report of theirs could name it."""
+    for monitor in config.monitors:
+        specs = [config.inputs[name] for name in monitor.inputs if name in config.inputs]
+        fields = {
+            field
+            for spec in specs
+            for field in available_fields(spec.layout, spec.type, spec.fields)
+        }
+        if specs and subject not in fields:
+            entities = ", ".join(name for name in ENTITY_FIELDS if name in fields)
+            mappings = " or ".join(f"inputs.{name}.fields" for name in monitor.inputs)
+            problem = (
+                f"got {subject}, which no input of the monitor {monitor.name} maps; expected an entity "
+                f"field that its inputs map ({entities or 'they map none'}), or {subject} in {mappings}"
+            )
+            yield "assess.subject", problem
 
 
 def _learning_problems(

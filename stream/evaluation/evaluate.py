@@ -59,7 +59,7 @@ def evaluate(run: LabelledRun, scorers: Sequence[Scorer]) -> Evaluation | None:
         "(SELECT count(*) FROM labelled WHERE events_with_id > 1), "
         "(SELECT count(DISTINCT (field, entity)) FROM labelled_entities)"
     )
-    subject = next((one for one in scorers if one.combines), scorers[0])
+    subject = next((one for one in scorers if one.combines_reports), scorers[0])
     separate = scorers if len(scorers) > 1 else ()
     views = [(ALL_MONITORS, subject.entity), *((scorer.name, scorer.entity) for scorer in separate)]
     evaluation = Evaluation(

@@ -42,7 +42,7 @@ CENTS: Final = "CAST(round_even(least(abs(coalesce(amount, 0)) * 100, 9e15), 0) 
 number. A negative amount, such as a refund, counts by its absolute value: a stolen refund is a loss.
 `incident_table.in_cents` is the same for arrays."""
 PUBLISHED: Final = ("opened", "updated")
-ALERTED: Final = (*PUBLISHED, "counted")
+ALERTED: Final = (*PUBLISHED, "suppressed")
 """Policy outcomes of an event that belongs to an incident; `table_columns.ACTIVITIES` has all."""
 ROWS_MAX: Final = 1_000_000_000_000
 
@@ -66,7 +66,7 @@ class Scorer:
     entity: str
     min_alert_score: float
     feature_names: tuple[str, ...]
-    combines: bool = False
+    combines_reports: bool = False
 
 
 class LabelledRun(SqlSession):
@@ -222,7 +222,7 @@ class LabelledRun(SqlSession):
 
     def _score(self, scorer: Scorer) -> str:
         name = f"score_{scorer.name}"
-        if not scorer.combines:
+        if not scorer.combines_reports:
             return name
         return f"CASE WHEN {scorer.entity} IS NOT NULL THEN coalesce({name}, 0) END AS {name}"
 

@@ -55,7 +55,7 @@ class ViewTables:
             f"CREATE OR REPLACE VIEW view_events AS SELECT day, scenario, cents, {score} AS score, "
             f"{entity} AS entity, {outcome} FROM events WHERE {score} IS NOT NULL"
         )
-        combines = any(one.name == self._name and one.combines for one in run.scorers)
+        combines = any(one.name == self._name and one.combines_reports for one in run.scorers)
         applies = entity if combines else score  # an event without a report has score 0
         run.execute(
             "CREATE OR REPLACE VIEW view_frauds AS SELECT event_time, day, scenario, cents, "

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from schemas.alerts import Alert
 from schemas.columns import I32, I64
-from stream.config.stages import StageNode
+from stream.config.stage_graph import StageNode
 from stream.pipeline.stages import BatchCodec, Selected, StageOutput, Subscription
 
 
@@ -103,7 +103,9 @@ class AlertSubscription(Subscription[AlertBatch]):
         """The key of each alert."""
         return pa.array(map(self._key, batch.alerts), pa.string())
 
-    def of_output(self, name: str, batch: Any, output: StageOutput) -> Selected[AlertBatch] | None:
+    def select_output(
+        self, name: str, batch: Any, output: StageOutput
+    ) -> Selected[AlertBatch] | None:
         """The alerts of a stage's output."""
         if not output.alerts:
             return None

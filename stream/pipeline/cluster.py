@@ -18,7 +18,7 @@ from schemas.alerts import Alert
 from schemas.columns import I64, EventBatch
 from schemas.records import Records
 from stream.config import Config
-from stream.config.stages import StageNode, logs, nodes
+from stream.config.stage_graph import StageNode, logs, nodes
 from stream.config.topology import Log
 from stream.pipeline.alerting import RunInfo
 from stream.pipeline.scores import NO_SCORES, ScoreColumns, ScoreSelection, empty_scores
@@ -36,7 +36,7 @@ class ScoredEvents(NamedTuple):
     scores: dict[str, ScoreColumns]
 
 
-class Advanced(NamedTuple):
+class InternalOutput(NamedTuple):
     """What has come out of internal topics: alerts, scored events, and records for output topics."""
 
     alerts: list[Alert]
@@ -143,7 +143,7 @@ class InMemoryCluster:
             source.pending.append((pending, scores | output.scores))
         self._enqueue_internal(output, due_ms)
 
-    def put(self, input_name: str, records: Records) -> ShardOutput:
+    def process_and_enqueue(self, input_name: str, records: Records) -> ShardOutput:
         """Process and enqueue records of an input with a single log."""
         output = self.process(input_name, records)
         reached_ms = self._sources[records.topic, records.partition].reached_ms
@@ -185,7 +185,7 @@ class InMemoryCluster:
 
     # -- time goes on -----------------------------------------------------------------------------
 
-    def advance(self, until_ms: float) -> Advanced:
+    def advance(self, until_ms: float) -> InternalOutput:
         """Process all rows of internal topics that are due before that time, which every input has
         reached; stage after stage, so that a stage sees all output of those before it."""
         alerts: list[Alert] = []
@@ -201,14 +201,14 @@ class InMemoryCluster:
             self._put_scores(output)
             self._enqueue_internal(output, due.due_ms)
         ready, self._ready = self._ready, []
-        return Advanced(alerts, [*ready, *self._scored(until_ms)], records)
+        return InternalOutput(alerts, [*ready, *self._scored(until_ms)], records)
 
     def _internal_partitions(self) -> Iterator[TopicPartition]:
         """The partitions of internal topics, in the order of the stages; the stages of one
         declaration by name, which is the order of the reports on an event. A partition may come to be
         while earlier ones are processed."""
-        of_declaration = groupby(self._nodes, key=lambda node: node.declaration.name)
-        for _, same in of_declaration:
+        by_declaration = groupby(self._nodes, key=lambda node: node.declaration.name)
+        for _, same in by_declaration:
             for name in sorted(node.name for node in same):
                 yield from sorted(place for place in self._internals if place[0] == name)
 
@@ -290,7 +290,7 @@ class InMemoryCluster:
 
 def _scores_input(node: StageNode, input_name: str) -> bool:
     """Whether a stage may score events of an input: those that it reads, or that others report."""
-    return node.combines or input_name in node.inputs
+    return node.combines_reports or input_name in node.inputs
 
 
 def _take_due(internal: _InternalPartition, until_ms: float) -> _PendingRows | None:

@@ -30,7 +30,7 @@ class InternalTopicWriter:
 
     def write_events(self, events: EventBatch) -> Iterator[InternalRecord]:
         """The messages with the events of an input that the stage reads."""
-        selected = self._subscription.of_events(events)
+        selected = self._subscription.select_events(events)
         count = len(selected.rows) if selected else 0
         self._tally += (count, len(events) - count)
         if selected:
@@ -40,7 +40,7 @@ class InternalTopicWriter:
         self, name: str, batch: Batch, output: StageOutput
     ) -> Iterator[InternalRecord]:
         """The messages with what the stage reads of another stage's output for a batch."""
-        selected = self._subscription.of_output(name, batch, output)
+        selected = self._subscription.select_output(name, batch, output)
         if selected:
             yield from self._records(selected.batch)
 

@@ -17,7 +17,7 @@ from schemas.dead_letters import DeadLetter
 from schemas.records import Records
 from schemas.reports import ReportBatch
 from stream.config import Config, fingerprint
-from stream.config.stages import StageNode, nodes
+from stream.config.stage_graph import StageNode, nodes
 from stream.config.topology import Log
 from stream.errors import ForeignRecord
 from stream.pipeline.alerting import AlertBuilder, Identity, RunInfo
@@ -163,7 +163,7 @@ class Shard:
         scores: dict[str, ScoreColumns],
     ) -> StageOutput:
         """Run a stage on what it reads of the shard's output; its alerts at rows of the events."""
-        selected = placed.subscription.inline(events, outputs)
+        selected = placed.subscription.select_inline(events, outputs)
         if selected is None:
             scores |= self._empty_scores(placed, len(events))
             return StageOutput()
@@ -249,18 +249,18 @@ class Shard:
     def _sent_prefix(self, writer: InternalTopicWriter) -> str:
         return f"{self._first.node.name}/sent/{writer.name}"
 
-    def hooked_arrays(self) -> set[str]:
+    def copy_on_write_arrays(self) -> set[str]:
         """The saved arrays whose rows are written only after the write hook was called."""
         return {
             f"{name}/{array}"
             for name, stage in self.stages.items()
-            for array in stage.hooked_arrays()
+            for array in stage.copy_on_write_arrays()
         }
 
-    def on_write(self, before_write: WriteHook | None) -> None:
+    def set_write_hook(self, before_write: WriteHook | None) -> None:
         """Call this hook, or none, before each batch with the rows that the batch will write."""
         for name, stage in self.stages.items():
-            stage.on_write(before_write and prefixed_hook(name, before_write))
+            stage.set_write_hook(before_write and prefixed_hook(name, before_write))
 
 
 def _joined(rows: Any, parts: Sequence[ShardOutput]) -> ShardOutput:

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from detectors.spec import seconds
 from schemas.columns import F64, I64, Bools
 from stream.config import Config
-from stream.config.stages import nodes
+from stream.config.stage_graph import nodes
 from stream.evaluation.labelled_run import ALERTED
 from stream.replay.table_columns import INCIDENT_COLUMNS, TIME
 from stream.replay.tables import TableFile, read_table_batches
@@ -145,7 +145,7 @@ class _MonitorIncidents:
         self._key, self.last_ms, self.place = (one[order] for one in (key, last_ms, place))
 
     def extend(self, scores: Path, suppressed: I64) -> None:
-        """Let them last until their last events, and count those that were only counted; suppressed:
+        """Let them last until their last events, and count those that were suppressed; suppressed:
         int64[incidents] of all. Rows are in the order of their logs: 9 bytes of each event in an
         incident wait until all can be put in the order of time."""
         key, counted = self._in_incidents(scores)
@@ -161,12 +161,12 @@ class _MonitorIncidents:
 
     def _in_incidents(self, scores: Path) -> tuple[I64, Bools]:
         """(keys, counted): the events in incidents, and all openings, by entity and time; and which
-        of them were only counted."""
+        of them were suppressed."""
         keys, counted = [self._key], [np.zeros(len(self._key), np.bool_)]
         for batch in read_table_batches(scores, ["event_time", self.field, self._activity]):
             among = batch.filter(pc.is_in(batch[self._activity], pa.array(ALERTED)))
             rows, key = self._keys(among)
-            only = pc.equal(among[self._activity], "counted").to_numpy(zero_copy_only=False)
+            only = pc.equal(among[self._activity], "suppressed").to_numpy(zero_copy_only=False)
             keys.append(key)
             counted.append(only[rows])
         key = np.concatenate(keys)

@@ -14,7 +14,7 @@ from stream.checkpoints.recovery import recover
 from stream.checkpoints.store import Folder, saved_folder
 from stream.clock import Clock
 from stream.config import Config
-from stream.config.stages import logs
+from stream.config.stage_graph import logs
 from stream.config.topology import Log
 from stream.errors import EddyError, PartitionCountChanged, StateWouldBeDropped
 from stream.kafka.positions import CommittedOffset, Partition

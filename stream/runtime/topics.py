@@ -12,7 +12,7 @@ from typing import Final, Literal, NamedTuple
 from detectors.spec import seconds
 from schemas.codecs.internal_events import MESSAGE_BYTES_MAX
 from stream.config import Config
-from stream.config.stages import OutputTopic, nodes, output_topics
+from stream.config.stage_graph import OutputTopic, nodes, output_topics
 from stream.errors import ConfigError
 from stream.runtime.interfaces import Admin
 

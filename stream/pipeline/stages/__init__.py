@@ -2,7 +2,7 @@
 
 Worker, replay, demo and the tests' reference run do nothing but run stages. A stage does no input or
 output of its own: it takes a batch of its log and returns its alerts and records. A monitor's output reaches assess
-through `Subscription.of_output`: in the same shard by `Subscription.inline`, else by an internal topic.
+through `Subscription.select_output`: in the same shard by `Subscription.select_inline`, else by an internal topic.
 """
 
 from abc import ABC, abstractmethod
@@ -124,11 +124,11 @@ class Stage(ABC):
     def counts(self) -> dict[str, int]:
         """The declared counters: what became of the rows so far, and the size of the state."""
 
-    def hooked_arrays(self) -> set[str]:
+    def copy_on_write_arrays(self) -> set[str]:
         """The saved arrays whose rows are written only after the write hook was called."""
         return set()
 
-    def on_write(self, before_write: WriteHook | None) -> None:  # noqa: B027 - few stages need it
+    def set_write_hook(self, before_write: WriteHook | None) -> None:  # noqa: B027 - few stages need it
         """Call this hook, or none, before each batch with the rows that the batch will write."""
 
     def events_passed(self) -> int | None:
@@ -165,20 +165,22 @@ class Subscription(ABC, Generic[B]):
     def keys(self, batch: B) -> pa.StringArray:
         """The key of each row: rows of one key go to one partition of the internal topic."""
 
-    def of_events(self, events: EventBatch) -> Selected[B] | None:
+    def select_events(self, events: EventBatch) -> Selected[B] | None:
         """The rows that it reads of the events of an input; None where it reads no events."""
         return None
 
-    def of_output(self, name: str, batch: Any, output: StageOutput) -> Selected[B] | None:
+    def select_output(self, name: str, batch: Any, output: StageOutput) -> Selected[B] | None:
         """The rows that it reads of the output of the stage of that name. batch: what that stage
         processed; its rows are those of the selection."""
         return None
 
-    def inline(self, events: EventBatch, outputs: Mapping[str, StageOutput]) -> Selected[B] | None:
+    def select_inline(
+        self, events: EventBatch, outputs: Mapping[str, StageOutput]
+    ) -> Selected[B] | None:
         """All rows that it reads where it runs in the shard of its input, in the order of the
         events; None where there is none."""
-        parts = [self.of_output(name, events, output) for name, output in outputs.items()]
-        parts.append(self.of_events(events))
+        parts = [self.select_output(name, events, output) for name, output in outputs.items()]
+        parts.append(self.select_events(events))
         found = [part for part in parts if part is not None and len(part.rows)]
         if not found:
             return None

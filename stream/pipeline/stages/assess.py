@@ -20,7 +20,7 @@ from detectors.fusion.event_memory import DISTINCT_EVENTS, SAMPLED_EVENTS
 from detectors.monitor import MonitorSpec
 from detectors.numeric.hashing import pseudonym
 from detectors.scoring import explain
-from detectors.scoring.policy import OPENED, OVER_BUDGET, QUIET, SUPPRESSED, UPDATED
+from detectors.scoring.policy import HELD_BACK, OPENED, QUIET, SUPPRESSED, UPDATED
 from detectors.state import Arrays, add_prefix, select_prefix
 from schemas.alerts import Alert, Contribution
 from schemas.codecs.reports import ReportCodec
@@ -34,7 +34,7 @@ from stream.config import (
     StateConfig,
     learning_inputs,
 )
-from stream.config.stages import Basis, ReadPath, StageDeclaration, StageNode
+from stream.config.stage_graph import ReadPath, StageDeclaration, StageNode, StateInputs
 from stream.config.topology import Log
 from stream.pipeline.alerting import AlertBuilder, AlertOrigin, AlertRationale, alerting_rows
 from stream.pipeline.context import Placement, StageContext
@@ -55,7 +55,7 @@ class AssessOutput(StageOutput):
     activity: U8
 
 
-ACTIVITY_RANK: Final = np.array([QUIET, OVER_BUDGET, SUPPRESSED, UPDATED, OPENED], np.uint8)
+ACTIVITY_RANK: Final = np.array([QUIET, HELD_BACK, SUPPRESSED, UPDATED, OPENED], np.uint8)
 """An event's activity is the last of these among its reports' activities."""
 
 
@@ -305,7 +305,7 @@ def _subscribe(node: StageNode, context: StageContext) -> ReportSubscription:
     return ReportSubscription(spec, codec, key, score_all=_scores_all(context))
 
 
-def _learns_from(state: StateConfig) -> dict[str, Basis]:
+def _state_inputs(state: StateConfig) -> dict[str, StateInputs]:
     """Its declaration but for the policy; which monitors report over which logs; the inputs; where it
     learns, the monitors' features. The monitors' rules and learned state do not matter: a p-value
     means the same whatever a monitor has learned."""
@@ -314,16 +314,16 @@ def _learns_from(state: StateConfig) -> dict[str, Basis]:
         return {}
     declared = {key: value for key, value in to_builtins(spec).items() if key not in UNLEARNED}
     reporting = [(one.name, one.entity, one.inputs, one.partitions) for one in state.monitors]
-    basis: dict[str, object] = {
+    inputs: dict[str, object] = {
         "the secret": state.secret,
         **{f"its {key}": value for key, value in declared.items()},
         "the monitors": reporting,
         "the inputs": sorted(state.inputs),
     }
     if spec.learning:
-        basis["the monitors' features"] = [_features(one) for one in state.monitors]
-    basis |= {f"inputs.{name}": state.inputs[name] for name in sorted(state.inputs)}
-    return {ASSESS.name: basis}
+        inputs["the monitors' features"] = [_features(one) for one in state.monitors]
+    inputs |= {f"inputs.{name}": state.inputs[name] for name in sorted(state.inputs)}
+    return {ASSESS.name: inputs}
 
 
 def _features(monitor: MonitorSpec) -> list[Any]:
@@ -339,5 +339,5 @@ ASSESS: Final = StageDeclaration(
     counters=ASSESS_COUNTERS,
     nodes=_nodes,
     outputs=alert_topic,
-    learns_from=_learns_from,
+    state_inputs=_state_inputs,
 )

@@ -42,14 +42,14 @@ class ReportSubscription(Subscription[ReportBatch]):
         """The subject of each row."""
         return batch.events.text[self._spec.subject]
 
-    def of_events(self, events: EventBatch) -> Selected[ReportBatch] | None:
+    def select_events(self, events: EventBatch) -> Selected[ReportBatch] | None:
         """The labels that assess learns from."""
         if not self._spec.learning:
             return None
         rows = np.flatnonzero(is_label_of(events, self._spec.subject)).astype(np.int64)
         return Selected(self._reports(None, events, rows, np.full(len(events), np.nan), {}), rows)
 
-    def of_output(
+    def select_output(
         self, name: str, batch: EventBatch, output: StageOutput
     ) -> Selected[ReportBatch] | None:
         """A monitor's reports."""

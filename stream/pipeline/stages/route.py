@@ -26,7 +26,13 @@ from schemas.dead_letters import (
 from schemas.events import ENTITY_FIELDS, FIELDS, LABEL_TYPE
 from schemas.records import Records
 from stream.config import Config, StateConfig, extracted_fields, is_input_read
-from stream.config.stages import Basis, OutputTopic, ReadPath, StageDeclaration, StageNode
+from stream.config.stage_graph import (
+    OutputTopic,
+    ReadPath,
+    StageDeclaration,
+    StageNode,
+    StateInputs,
+)
 from stream.pipeline.context import Placement, StageContext
 from stream.pipeline.counters import RECORD_COUNTERS, REUSED_IDS, ROUTE_COUNTERS
 from stream.pipeline.decoding import Decoder, SharedDecoder
@@ -211,7 +217,7 @@ def _outputs(_node: StageNode, config: Config) -> list[OutputTopic]:
     ]
 
 
-def _learns_from(state: StateConfig) -> dict[str, Basis]:
+def _state_inputs(state: StateConfig) -> dict[str, StateInputs]:
     window = state.limits.duplicate_window
     return {ROUTE.name: {"the secret": state.secret, "limits.duplicate_window": window}}
 
@@ -224,6 +230,6 @@ ROUTE: Final = StageDeclaration(
     counters=ROUTE_COUNTERS,
     nodes=_nodes,
     outputs=_outputs,
-    learns_from=_learns_from,
+    state_inputs=_state_inputs,
     learned_arrays=("recent_",),
 )

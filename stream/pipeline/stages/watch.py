@@ -30,7 +30,13 @@ from schemas.alerts import Alert, Contribution
 from schemas.codecs.internal_events import InternalEventCodec
 from schemas.columns import F64, EventBatch
 from stream.config import Config, StateConfig, internal_topic_fields
-from stream.config.stages import Basis, OutputTopic, ReadPath, StageDeclaration, StageNode
+from stream.config.stage_graph import (
+    OutputTopic,
+    ReadPath,
+    StageDeclaration,
+    StageNode,
+    StateInputs,
+)
 from stream.config.topology import Log
 from stream.pipeline.alerting import AlertBuilder, AlertOrigin, AlertRationale, alerting_rows
 from stream.pipeline.context import Placement, StageContext
@@ -157,13 +163,13 @@ class Watch(Stage):
         """Count so many events from before the stage existed as not applicable."""
         self.tally[NOT_APPLICABLE] += events
 
-    def hooked_arrays(self) -> set[str]:
+    def copy_on_write_arrays(self) -> set[str]:
         """The monitor's."""
-        return self.monitor.hooked_arrays()
+        return self.monitor.copy_on_write_arrays()
 
-    def on_write(self, before_write: WriteHook | None) -> None:
+    def set_write_hook(self, before_write: WriteHook | None) -> None:
         """Hand the hook to the monitor."""
-        self.monitor.on_write(before_write)
+        self.monitor.set_write_hook(before_write)
 
     def _alert(self, batch: EventBatch, watched: MonitorOutput, i: int) -> Alert:
         detector, top_feature = self._top_detector(watched, i)
@@ -234,12 +240,12 @@ class WatchSubscription(Subscription[EventBatch]):
         """The entity of each event."""
         return batch.text[self._spec.entity]
 
-    def of_events(self, events: EventBatch) -> Selected[EventBatch]:
+    def select_events(self, events: EventBatch) -> Selected[EventBatch]:
         """The events that concern the monitor, with the fields that it uses."""
         rows = np.flatnonzero(is_relevant(events, self._spec)).astype(np.int64)
         return Selected(self._codec.select_fields(events).take(rows), rows)
 
-    def inline(
+    def select_inline(
         self, events: EventBatch, outputs: Mapping[str, StageOutput]
     ) -> Selected[EventBatch]:
         """All events: the monitor itself passes over those that do not concern it."""
@@ -311,13 +317,13 @@ def _subscribe(node: StageNode, context: StageContext) -> WatchSubscription:
     return WatchSubscription(node.options, InternalEventCodec(fields, context.sources(node.inputs)))
 
 
-def _learns_from(state: StateConfig) -> dict[str, Basis]:
+def _state_inputs(state: StateConfig) -> dict[str, StateInputs]:
     """Of each monitor its declaration but for rules and policy, which decide on alerts and are not
     learned from; its inputs; and the secret that entities are hashed with."""
-    return {spec.name: _basis(state, spec) for spec in state.monitors}
+    return {spec.name: _monitor_state_inputs(state, spec) for spec in state.monitors}
 
 
-def _basis(state: StateConfig, spec: MonitorSpec) -> Basis:
+def _monitor_state_inputs(state: StateConfig, spec: MonitorSpec) -> StateInputs:
     declared = {key: value for key, value in to_builtins(spec).items() if key not in UNLEARNED}
     return {
         "the secret": state.secret,
@@ -342,6 +348,6 @@ WATCH: Final = StageDeclaration(
     counters=WATCH_COUNTERS,
     nodes=_nodes,
     outputs=alert_topic,
-    learns_from=_learns_from,
+    state_inputs=_state_inputs,
     batch_rows_max=20_000,
 )

@@ -51,7 +51,7 @@ class StageNode:
     """A stage as a configuration runs it; there is one watch, for example, for each monitor.
 
     name: prefix of its state and of its counters. config_path: where the configuration declares it. key: what its
-    internal topic is partitioned by. inputs: whose events it reads. score_features: the features in
+    internal topic is partitioned by. inputs: the inputs whose events it reads. score_features: the features in
     its score columns, None where it writes no scores. policy: that decides on its alerts, None where
     it raises none. options: its table in the configuration, of the declared type.
     """
@@ -77,7 +77,7 @@ class StageNode:
         return "records" in self.declaration.reads
 
     @property
-    def combines(self) -> bool:
+    def combines_reports(self) -> bool:
         """Whether its scores combine the reports of other stages."""
         return "reports" in self.declaration.reads
 
@@ -91,7 +91,7 @@ def _no_topics(_node: StageNode, _config: Config) -> Sequence[OutputTopic]:
     return ()
 
 
-Basis = Mapping[str, object]
+StateInputs = Mapping[str, object]
 """What determines a stage's learned state, by a name for messages: "the secret", "its half_life"."""
 
 
@@ -103,7 +103,7 @@ class StageDeclaration:
     configuration has that table. nodes: the stages that a configuration runs, for a stage that is
     declared otherwise. make: the stage of one partition, of a node, a `StageContext` and a
     `Placement`. subscribe: its `Subscription`, of a node and a `StageContext`; None for route. counters: every
-    `StageCounter` that it has. outputs: the topics that it writes itself. learns_from: the `Basis` of each of its
+    `StageCounter` that it has. outputs: the topics that it writes itself. state_inputs: the `StateInputs` of each of its
     stages, by name: when a part of it changes, the learned state is dropped. learned_arrays: the
     prefixes of the arrays that are then dropped; the others, counters, are kept. batch_rows_max: rows of its
     internal topic that it processes at once; a poll may return many more.
@@ -119,7 +119,7 @@ class StageDeclaration:
     options: Any = None
     nodes: Callable[[Config], list[StageNode]] | None = None
     outputs: Callable[[StageNode, Config], Sequence[OutputTopic]] = _no_topics
-    learns_from: Callable[[StateConfig], dict[str, Basis]] | None = None
+    state_inputs: Callable[[StateConfig], dict[str, StateInputs]] | None = None
     learned_arrays: tuple[str, ...] = ("",)
     batch_rows_max: int | None = None
 
@@ -141,13 +141,15 @@ class StageDeclaration:
         topic = f"{config.group}-{self.name}-{self.reads[0]}"
         log = Log(self.name, topic, getattr(options, "partitions", 1), internal=True)
         reason = "it reads what several shards write"
-        path = f"stages.{self.name}"
-        return [StageNode(self, self.name, path, ReadPath(log, reason), options=options)]
+        path = ReadPath(log, reason)
+        inputs = (*config.inputs,) if "events" in self.reads else ()
+        config_path = f"stages.{self.name}"
+        return [StageNode(self, self.name, config_path, path, inputs=inputs, options=options)]
 
-    def bases(self, state: StateConfig) -> dict[str, Basis]:
+    def state_inputs_of(self, state: StateConfig) -> dict[str, StateInputs]:
         """By the name of each of its stages, what determines the learned state."""
-        if self.learns_from is not None:
-            return self.learns_from(state)
+        if self.state_inputs is not None:
+            return self.state_inputs(state)
         if self.name not in state.stages:
             return {}
         return {self.name: {"the secret": state.secret, "its options": state.stages[self.name]}}
