@@ -63,7 +63,7 @@ def _state_inputs(state: StateConfig) -> dict[str, tuple[StageDeclaration, State
 
 
 def _changes(was: StateInputs, now: StateInputs) -> Iterator[str]:
-    """The parts of a basis that have changed."""
+    """The state inputs that have changed."""
     yield from (f"{part} changed" for part in now if part in was and was[part] != now[part])
 
 
@@ -90,8 +90,8 @@ def migrate(
     """
     fresh = shard.save()
     stages = {name.partition("/")[0] for name in state | fresh}
-    results = [one for one in migration_results(old, new) if one.stage in stages]
-    kept = {one.stage for one in results if one.is_kept}
+    results = [result for result in migration_results(old, new) if result.stage in stages]
+    kept = {result.stage for result in results if result.is_kept}
     learned = {
         name: declaration.learned_arrays for name, (declaration, _) in _state_inputs(new).items()
     }

@@ -71,10 +71,10 @@ class RecoveredState:
     def migrate(self, config: Config, run: RunInfo) -> None:
         """Move the state to this worker's configuration; log which stages keep their state."""
         old = msgspec.convert(self.head.state_config, StateConfig)
-        own = configured_log(config, self.head.log)
-        shard = ShardFactory(config, run).make(own, self.head.partition)
+        log = configured_log(config, self.head.log)
+        shard = ShardFactory(config, run).make(log, self.head.partition)
         results = migrate(self.shard.save(), old, state_config(config), shard)
-        partition = {"topic": own.topic, "partition": self.head.partition}
+        partition = {"topic": log.topic, "partition": self.head.partition}
         for result in results:
             named = {**partition, "stage": result.stage}
             if result.is_kept:
@@ -91,7 +91,7 @@ class RecoveredState:
             )
         drops = any(result.drops_state() for result in results)
         self.head = migrated_head(
-            self.head, config, own, self.live_from, self.checkpoint if drops else None
+            self.head, config, log, self.live_from, self.checkpoint if drops else None
         )
         self.shard, self.checkpoint, self.needs_migration = shard, None, False
 
@@ -120,14 +120,19 @@ def migrated_head(
 
     The log alone cannot rebuild it. dropped: the checkpoint whose state was dropped.
     """
-    own = fingerprint(config)
-    earlier = [*(one for one in head.superseded if one != head.fingerprint), head.fingerprint]
+    current = fingerprint(config)
+    earlier = [
+        *(superseded for superseded in head.superseded if superseded != head.fingerprint),
+        head.fingerprint,
+    ]
     return msgspec.structs.replace(
         head,
         state_version=STATE_VERSION,
-        fingerprint=own,
+        fingerprint=current,
         state_config=msgspec.to_builtins(state_config(config)),
-        superseded=[one for one in earlier if one != own][-SUPERSEDED_MAX:],
+        superseded=[superseded for superseded in earlier if superseded != current][
+            -SUPERSEDED_MAX:
+        ],
         log=log,
         first_offset=None,
         resumed_from=None,
@@ -138,4 +143,4 @@ def migrated_head(
 
 def configured_log(config: Config, log: Log) -> Log:
     """The configuration's log of the same topic, which may have had another name."""
-    return next(own for own in logs(config) if own.topic == log.topic)
+    return next(current for current in logs(config) if current.topic == log.topic)

@@ -28,12 +28,12 @@ def from_saved_state(
     if name is None:
         raise SavedStateUnusable(f"{context.topic_partition}: there is no state in {saved.path}")
     manifest = saved.manifest(name)
-    own = fingerprint(context.config), STATE_VERSION
-    if (manifest.fingerprint, manifest.state_version) != own:
+    current = fingerprint(context.config), STATE_VERSION
+    if (manifest.fingerprint, manifest.state_version) != current:
         raise SavedStateUnusable(
             f"{context.topic_partition}: the state in {saved.path} is of configuration "
             f"{manifest.fingerprint} and version {manifest.state_version}; expected configuration "
-            f"{own[0]} and version {own[1]}"
+            f"{current[0]} and version {current[1]}"
         )
     start = _first_unread_offset(context, manifest)
     if live_from is not None and manifest.offset == 0:

@@ -101,10 +101,10 @@ def describe_evaluation(evaluation: "Evaluation") -> str:
         ("amount caught", view.amount.caught_share),
     )
     texts = [
-        f"{name} {one.value:.3f}"
-        + (f" ({one.low:.3f} to {one.high:.3f})" if one.low is not None else "")
-        for name, one in measures
-        if one.value is not None
+        f"{name} {measure.value:.3f}"
+        + (f" ({measure.low:.3f} to {measure.high:.3f})" if measure.low is not None else "")
+        for name, measure in measures
+        if measure.value is not None
     ]
     caught = ""
     if evaluation.events_known:

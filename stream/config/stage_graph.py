@@ -167,8 +167,10 @@ def declared_stages() -> dict[str, StageDeclaration]:
         raise ConfigError([f"no package declares {GROUP}; expected Eddy's own: install it again"])
     ordered: dict[str, StageDeclaration] = {}
     while waiting:
-        missing = {flow for one in waiting.values() for flow in one.writes}
-        ready = sorted(name for name, one in waiting.items() if not missing & {*one.reads})
+        missing = {flow for declaration in waiting.values() for flow in declaration.writes}
+        ready = sorted(
+            name for name, declaration in waiting.items() if not missing & {*declaration.reads}
+        )
         if not ready:
             names = ", ".join(sorted(waiting))
             raise ConfigError([f"{GROUP}: {names} read each other's output; expected no cycle"])
@@ -199,23 +201,29 @@ def logs(config: Config) -> list[Log]:
 
 def output_topics(config: Config) -> list[OutputTopic]:
     """Every topic that stages write for others, once, by its key in the configuration."""
-    topics = (one for node in nodes(config) for one in node.declaration.outputs(node, config))
-    by_path = {one.path: one for one in topics}
+    topics = (topic for node in nodes(config) for topic in node.declaration.outputs(node, config))
+    by_path = {topic.path: topic for topic in topics}
     return [by_path[path] for path in sorted(by_path)]
 
 
 def stage_problems(config: Config) -> Iterator[tuple[str, str]]:
     """Mistakes in the tables [stages.NAME]: where, and which."""
-    known = {name: one for name, one in declared_stages().items() if one.options is not None}
+    with_options = {
+        name: declaration
+        for name, declaration in declared_stages().items()
+        if declaration.options is not None
+    }
     for name, table in config.stages.items():
-        if name not in known:
+        if name not in with_options:
             expected = (
-                f"one of {', '.join(known)}" if known else "no table: no package adds a stage"
+                f"one of {', '.join(with_options)}"
+                if with_options
+                else "no table: no package adds a stage"
             )
             yield f"stages.{name}", f"no stage is named {name}; expected {expected}"
             continue
         problems: list[str] = []
-        build(known[name].options, table, problems)
+        build(with_options[name].options, table, problems)
         for line in problems:
             path, text = line.split(": ", 1)
             yield f"stages.{name}.{path}", text

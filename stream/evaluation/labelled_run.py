@@ -59,7 +59,7 @@ class TableFiles:
 @dataclass(frozen=True, slots=True)
 class Scorer:
     """A stage whose scores are evaluated. min_alert_score: the least score on which it can alert.
-    feature_names: of a monitor's features and detectors. combines: its scores combine the reports of
+    feature_names: of a monitor's features and detectors. combines_reports: its scores combine the reports of
     the other stages, and an event without a report scores 0."""
 
     name: str

@@ -115,7 +115,7 @@ class StatusPublisher:
         configured = {log_name(read): read.partitions for read in self._assignment.logs.values()}
         counts = PartitionCounts(configured, Counter(status.log_name for status in statuses))
         self._metrics.replace(
-            worker_readings(counts, [(one.of, one.kind) for one in problems])
+            worker_readings(counts, [(problem.of, problem.kind) for problem in problems])
             | partition_readings(statuses, self._health.state)
         )
 

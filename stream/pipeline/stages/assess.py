@@ -117,11 +117,11 @@ class Assess(Stage):
         index = {name: k for k, name in enumerate(self.monitors)}
         monitor = np.array([index.get(m, -1) for m in reports.monitor.to_pylist()], np.int64)
         labels = (reports.events.type_code == LABEL_TYPE) & self.assessment.learns
-        known = np.flatnonzero((monitor >= 0) | labels)
+        used_rows = np.flatnonzero((monitor >= 0) | labels)
         p_value = np.full(len(reports), np.nan)
-        ignored = len(reports) - len(known)
+        ignored = len(reports) - len(used_rows)
         if ignored:
-            reports, monitor = reports.take(known), monitor[known]
+            reports, monitor = reports.take(used_rows), monitor[used_rows]
         values = [reports.features[name] for name in self.spec.training_features()]
         assessed = self.assessment.process(
             reports.events,
@@ -132,10 +132,10 @@ class Assess(Stage):
         )
         self.tally += int(assessed.is_report.sum()), ignored
         activity = np.zeros(len(p_value), np.uint8)
-        p_value[known] = assessed.p_of_all if self._score_all else assessed.p
-        activity[known] = assessed.policy_outcome.activity
+        p_value[used_rows] = assessed.p_of_all if self._score_all else assessed.p
+        activity[used_rows] = assessed.policy_outcome.activity
         alerts = [
-            AlertAtRow(int(known[i]), self._alert(reports.events, assessed, i))
+            AlertAtRow(int(used_rows[i]), self._alert(reports.events, assessed, i))
             for i in alerting_rows(assessed.policy_outcome)
         ]
         return AssessOutput(alerts=alerts, p_value=p_value, activity=activity)
@@ -203,8 +203,8 @@ class Assess(Stage):
         shown = np.argsort(-part, kind="stable")[: explain.CONTRIBUTIONS_MAX]
         share = part[shown] / part[shown].sum()
         return [
-            self._contribution(assessed, i, j, one)
-            for j, one in zip(present[shown].tolist(), share.tolist(), strict=True)
+            self._contribution(assessed, i, j, share_j)
+            for j, share_j in zip(present[shown].tolist(), share.tolist(), strict=True)
         ]
 
     def _contribution(
@@ -217,7 +217,7 @@ class Assess(Stage):
             actual, low, high = explain.score_of_p(p), 0.0, self.expected_score
         else:
             actual, low, high = (
-                float(of[i, j]) for of in (assessed.value, assessed.low, assessed.high)
+                float(values[i, j]) for values in (assessed.value, assessed.low, assessed.high)
             )
             low = max(low, 0.0)  # as features are magnitudes
         unusual = actual < low or actual > high
@@ -259,8 +259,10 @@ def _nodes(config: Config) -> list[StageNode]:
         return []
     read = {name for monitor in config.monitors for name in monitor.inputs}
     read |= {*learning_inputs(config)}
-    known = read <= config.inputs.keys() and all(monitor.inputs for monitor in config.monitors)
-    if not config.monitors or not known:
+    inputs_exist = read <= config.inputs.keys() and all(
+        monitor.inputs for monitor in config.monitors
+    )
+    if not config.monitors or not inputs_exist:
         return []
     path, inputs = read_path_of_reports(config, config.assess)
     return [
@@ -313,7 +315,10 @@ def _state_inputs(state: StateConfig) -> dict[str, StateInputs]:
     if spec is None:
         return {}
     declared = {key: value for key, value in to_builtins(spec).items() if key not in UNLEARNED}
-    reporting = [(one.name, one.entity, one.inputs, one.partitions) for one in state.monitors]
+    reporting = [
+        (monitor.name, monitor.entity, monitor.inputs, monitor.partitions)
+        for monitor in state.monitors
+    ]
     inputs: dict[str, object] = {
         "the secret": state.secret,
         **{f"its {key}": value for key, value in declared.items()},
@@ -321,7 +326,7 @@ def _state_inputs(state: StateConfig) -> dict[str, StateInputs]:
         "the inputs": sorted(state.inputs),
     }
     if spec.learning:
-        inputs["the monitors' features"] = [_features(one) for one in state.monitors]
+        inputs["the monitors' features"] = [_features(monitor) for monitor in state.monitors]
     inputs |= {f"inputs.{name}": state.inputs[name] for name in sorted(state.inputs)}
     return {ASSESS.name: inputs}
 

@@ -87,16 +87,16 @@ class Route(Stage):
             faults = sorted([*faults, *unusable]) if unusable else faults
         examples = self._repairs.count(repaired, events, batch)
         ids = np.ascontiguousarray(hash_text(events.event_id, self._hash_key)[:, 0])
-        known = self._recent.classify(ids, _content(events, self._hash_key))
-        duplicates = int(np.count_nonzero(known == SAME))
-        self._reused += np.count_nonzero(known == REUSED)
-        fresh = events if duplicates == 0 else events.take(np.flatnonzero(known != SAME))
-        self._count(len(batch), len(fresh), duplicates, tombstones, faults)
+        classes = self._recent.classify(ids, _content(events, self._hash_key))
+        duplicates = int(np.count_nonzero(classes == SAME))
+        self._reused += np.count_nonzero(classes == REUSED)
+        passed = events if duplicates == 0 else events.take(np.flatnonzero(classes != SAME))
+        self._count(len(batch), len(passed), duplicates, tombstones, faults)
         # Each row has a fault or an example, never both.
         letters: list[Fault | RepairExample] = [*faults, *examples]
-        letters.sort(key=lambda one: one.row)
-        dead_letters = [to_dead_letter(one, batch) for one in letters]
-        return RouteOutput(events=fresh, dead_letters=dead_letters)
+        letters.sort(key=lambda letter: letter.row)
+        dead_letters = [to_dead_letter(letter, batch) for letter in letters]
+        return RouteOutput(events=passed, dead_letters=dead_letters)
 
     def events_passed(self) -> int:
         """Events that were neither duplicates nor dead letters."""
@@ -196,9 +196,9 @@ def to_dead_letter(fault: Fault | RepairExample, batch: Records) -> DeadLetter:
 def make_route(config: Config, input_name: str, decoder: SharedDecoder | None = None) -> Route:
     """The stage that reads a partition of an input. decoder: shared with other configurations."""
     spec, limits = config.inputs[input_name], config.limits
-    own = decoder or Decoder(spec, limits, extracted_fields(config, input_name))
+    input_decoder = decoder or Decoder(spec, limits, extracted_fields(config, input_name))
     is_read = is_input_read(config, input_name)
-    return Route(own, limits.duplicate_window, hash_key(config.secret), is_read=is_read)
+    return Route(input_decoder, limits.duplicate_window, hash_key(config.secret), is_read=is_read)
 
 
 def _nodes(config: Config) -> list[StageNode]:

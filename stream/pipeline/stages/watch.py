@@ -80,8 +80,10 @@ class Watch(Stage):
         self.monitor = Monitor(spec, alert_builder.key, shards, shard, sources, ahead_max_ms)
         self.origin = AlertOrigin(spec.name, spec.entity, fingerprint, spec.policy, shards)
         self.alert_builder = alert_builder
-        own = {f"{spec.name}.{name}": j for j, name in enumerate(self.monitor.names)}
-        self._training = {name: own[name] for name in training_features if name in own}
+        feature_index = {f"{spec.name}.{name}": j for j, name in enumerate(self.monitor.names)}
+        self._training = {
+            name: feature_index[name] for name in training_features if name in feature_index
+        }
         self.tally = np.zeros(6, np.int64)
 
     def process(self, batch: EventBatch) -> WatchOutput:
@@ -160,11 +162,11 @@ class Watch(Stage):
         return int(self.tally[SCORED] + self.tally[LABELS] + self.tally[NOT_APPLICABLE])
 
     def backfill_not_applicable(self, events: int) -> None:
-        """Count so many events from before the stage existed as not applicable."""
+        """Count this number of events, from before the stage existed, as not applicable."""
         self.tally[NOT_APPLICABLE] += events
 
     def copy_on_write_arrays(self) -> set[str]:
-        """The monitor's."""
+        """The monitor's copy-on-write arrays."""
         return self.monitor.copy_on_write_arrays()
 
     def set_write_hook(self, before_write: WriteHook | None) -> None:
@@ -179,7 +181,7 @@ class Watch(Stage):
             reason=top_feature,
             p_value=float(watched.p[i]),
             warm=bool(watched.warm[i]),
-            window_s=self._window_s({one.feature for one in shown}),
+            window_s=self._window_s({contribution.feature for contribution in shown}),
             contributions=shown,
             counterfactual=instead,
         )
