@@ -1,9 +1,9 @@
-"""assess: reports in, alerts on their subject out. All reports on one event give one score, which each
-further report revises.
+"""The assess stage: reads monitors' reports, raises alerts on their subject. It combines all reports on
+one event into one score, and revises the score with each further report.
 
-`detectors.fusion.assessment` combines the reports, and learns from labels how, where that is configured. Here
-its decisions become alerts, with reports and training features as contributions. Reports come over an
-internal topic keyed by the subject, or inline where subject and monitors read the same log.
+`detectors.fusion.assessment` combines the reports; where configured, it learns from labels how to do
+so. This module builds alerts from its decisions, with reports and training features as contributions.
+Reports come over an internal topic keyed by the subject, or inline where all monitors read one log.
 """
 
 from collections.abc import Sequence
@@ -47,20 +47,20 @@ from stream.pipeline.stages.watch import UNLEARNED, alert_topic, read_path
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AssessOutput(StageOutput):
-    """p_value: float64[n], of each row's event; NaN where the row is not processed. Rows include
-    p-values that are not reports (replay only); a label is then NaN, else 1. activity: uint8[n], of
-    each row."""
+    """p_value: float64[n], of each row's event; NaN where the row is not processed. In a replay, rows
+    may include p-values that are not reports; then labels have NaN, else 1. activity: uint8[n], of each
+    row."""
 
     p_value: F64
     activity: U8
 
 
 ACTIVITY_RANK: Final = np.array([QUIET, HELD_BACK, SUPPRESSED, UPDATED, OPENED], np.uint8)
-"""An event's activity is the last of these among its reports' activities."""
+"""From lowest to highest rank: an event's activity is the highest-ranking one among its rows."""
 
 
 class Assess(Stage):
-    """The stage of one partition of the reports, or of an input that holds all events.
+    """The assess stage of one partition of its internal topic, or of the input that all monitors read.
 
     score_all: rows include p-values that are not reports (replay only), and an event's p-value
     combines all of them; else it combines the reports so far. reports_grouped:
@@ -109,10 +109,10 @@ class Assess(Stage):
         self.tally = np.zeros(2, np.int64)
 
     def process(self, reports: ReportBatch) -> AssessOutput:
-        """Take reports and labels in order; alerts for what the policy opened or updated.
+        """Process reports and labels in order; return an alert for each incident opened or updated.
 
         Reports of monitors that the configuration no longer has may still be in the log: they are
-        counted and left out. So are labels where nothing is learned.
+        counted as ignored. So are labels where nothing is learned.
         """
         index = {name: k for k, name in enumerate(self.monitors)}
         monitor = np.array([index.get(m, -1) for m in reports.monitor.to_pylist()], np.int64)
@@ -254,7 +254,7 @@ def read_path_of_reports(config: Config, spec: AssessSpec) -> tuple[ReadPath, tu
 
 
 def _nodes(config: Config) -> list[StageNode]:
-    """One where [assess] is configured; unknown inputs are mistakes, reported elsewhere."""
+    """One node where [assess] is configured; none where inputs are unknown, which validation reports."""
     if config.assess is None:
         return []
     read = {name for monitor in config.monitors for name in monitor.inputs}
@@ -308,9 +308,9 @@ def _subscribe(node: StageNode, context: StageContext) -> ReportSubscription:
 
 
 def _state_inputs(state: StateConfig) -> dict[str, StateInputs]:
-    """Its declaration but for the policy; which monitors report over which logs; the inputs; where it
-    learns, the monitors' features. The monitors' rules and learned state do not matter: a p-value
-    means the same whatever a monitor has learned."""
+    """Its settings except the policy; the monitors, with entity, inputs and partitions; the inputs; and,
+    where it learns, the monitors' features. Monitors' rules and learned state are no state inputs: a
+    p-value means the same whatever a monitor has learned."""
     spec = state.assess
     if spec is None:
         return {}

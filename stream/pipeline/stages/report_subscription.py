@@ -1,4 +1,4 @@
-"""Which rows assess reads: the monitors' reports, and labels."""
+"""Selects the rows that assess reads: the monitors' reports, and labels."""
 
 from collections.abc import Mapping
 
@@ -67,7 +67,7 @@ class ReportSubscription(Subscription[ReportBatch]):
         return Selected(self._reports(name, batch, rows, output.p_value, features), rows)
 
     def _is_sampled(self, events: EventBatch) -> Bools:
-        """bool[n]: the sample; the same batch comes once for every monitor."""
+        """bool[n]: whether each event is sampled; cached, since every monitor asks for the same batch."""
         if self._sampled is None or self._sampled[0] is not events:
             self._sampled = events, is_sampled(events, self._key)
         return self._sampled[1]

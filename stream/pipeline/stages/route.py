@@ -1,4 +1,4 @@
-"""route: an input's records in, events and dead letters out.
+"""The route stage: reads an input's records, passes on events and writes dead letters.
 
 A decoder decodes, maps and checks the records; each record that is no event becomes a dead letter.
 Events with a repaired field pass, and examples of them go to the dead-letter topic. Duplicates are
@@ -41,7 +41,8 @@ from stream.pipeline.stages.recent_events import REUSED, SAME, RecentEvents
 from stream.pipeline.stages.repairs import FieldRepairs
 
 READ, PASSED, DUPLICATE, TOMBSTONE, FIRST_CODE = range(5)
-"""Places in the tally, which is in the order of `RECORD_COUNTERS`: a count for each code follows."""
+"""Indices into the tally, which is in the order of `RECORD_COUNTERS`; from FIRST_CODE on it has a count
+for each dead-letter code."""
 
 LABEL_WITHOUT_ENTITY: Final[DeadLetterCode] = "label_without_entity"
 LABEL_WITHOUT_ENTITY_MESSAGE: Final = "a label names none of the entities that its input maps"
@@ -80,7 +81,7 @@ class Route(Stage):
         self._reused: I64 = np.zeros(1, np.int64)
 
     def process(self, batch: Records) -> RouteOutput:
-        """The batch's events but for duplicates, and a dead letter for each record that is none."""
+        """Return the batch's events except duplicates, and a dead letter for each record that is no event."""
         events, faults, tombstones, repaired = self._decoder.read(batch)
         if self._is_read:
             events, unusable = _without_unusable_labels(events, batch)
@@ -103,8 +104,7 @@ class Route(Stage):
         return int(self._tally[PASSED])
 
     def counts(self) -> dict[str, int]:
-        """Records by what became of them; in addition reused ids and repairs of fields, which are in
-        no sum of these."""
+        """Records by outcome; in addition, reused ids and repaired fields, which are no outcomes."""
         keys = (counter.key for counter in RECORD_COUNTERS)
         counts = dict(zip(keys, self._tally.tolist(), strict=True))
         return {**counts, REUSED_IDS.key: int(self._reused[0])} | self._repairs.counts()

@@ -1,7 +1,7 @@
-"""watch: events in, alerts and reports out; one stage for each monitor.
+"""The watch stage, one for each monitor: reads events, raises alerts, and writes reports.
 
-`detectors.monitor` scores, learns and decides. Here its decisions become alerts, with explanation and
-recommended action, and its scores become reports for assess. Labels go to the monitor's detectors
+`detectors.monitor` scores, learns and decides. This module builds alerts from its decisions, with
+explanation and recommended action, and reports from its scores. Labels go to the monitor's detectors
 (`label_risk`); what assess learns from labels is independent of them.
 """
 
@@ -45,7 +45,7 @@ from stream.pipeline.scores import ScoreColumns, ScoreSelection, empty_scores
 from stream.pipeline.stages import AlertAtRow, Selected, Stage, StageOutput, Subscription
 
 SCORED, LATE, AHEAD, NOT_APPLICABLE, LABELS, LATE_NOT_LEARNED = range(6)
-"""Places in the tally, which is in the order of `EVENT_COUNTERS`."""
+"""Indices into the tally, which is in the order of `EVENT_COUNTERS`."""
 SURPRISED_P: Final = 0.1
 """A feature with a smaller p-value is surprising."""
 
@@ -61,8 +61,8 @@ class WatchOutput(StageOutput):
 
 
 class Watch(Stage):
-    """The stage of one monitor over one partition. training_features: of any monitor, the features
-    that assess learns from. sources, ahead_max_ms: see `Monitor`."""
+    """The stage of one monitor for one partition. training_features: the features that assess learns
+    from, of every monitor. sources, ahead_max_ms: see `Monitor`."""
 
     def __init__(
         self,
@@ -140,7 +140,7 @@ class Watch(Stage):
         return columns
 
     def counts(self) -> dict[str, int]:
-        """Events by what became of them, alerts by activity, and the monitor's sizes."""
+        """Events by outcome, alerts by activity, and the sizes of the monitor's state."""
         keys = (counter.key for counter in EVENT_COUNTERS)
         return {
             **dict(zip(keys, self.tally.tolist(), strict=True)),
@@ -250,7 +250,7 @@ class WatchSubscription(Subscription[EventBatch]):
     def select_inline(
         self, events: EventBatch, outputs: Mapping[str, StageOutput]
     ) -> Selected[EventBatch]:
-        """All events: the monitor itself passes over those that do not concern it."""
+        """All events: the monitor itself skips those that do not concern it."""
         return Selected(events, np.arange(len(events)))
 
 
@@ -282,7 +282,7 @@ def read_path(config: Config, monitor: MonitorSpec) -> ReadPath:
 
 
 def _nodes(config: Config) -> list[StageNode]:
-    """A watch for each monitor; a monitor with an unknown input is a mistake, reported elsewhere."""
+    """A node for each monitor, except monitors with an unknown input, which validation reports."""
     return [
         StageNode(
             WATCH,
@@ -320,8 +320,8 @@ def _subscribe(node: StageNode, context: StageContext) -> WatchSubscription:
 
 
 def _state_inputs(state: StateConfig) -> dict[str, StateInputs]:
-    """Of each monitor its declaration but for rules and policy, which decide on alerts and are not
-    learned from; its inputs; and the secret that entities are hashed with."""
+    """Of each monitor its settings except rules and policy, which decide on alerts and do not affect
+    learning; its inputs; and the secret that entities are hashed with."""
     return {spec.name: _monitor_state_inputs(state, spec) for spec in state.monitors}
 
 
