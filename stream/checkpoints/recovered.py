@@ -1,4 +1,4 @@
-"""A partition's recovered state, and what recovery is decided from."""
+"""A partition's recovered state, and the facts that recovery depends on."""
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -57,7 +57,7 @@ class RecoveredState:
 
     head: a manifest without arrays that describes the shard's present state. live_from: the
     committed offset; earlier records are re-learned. checkpoint: the one that was loaded, None for a
-    new state. broken_checkpoints: how many damaged ones were passed over. needs_migration: the state
+    new state. broken_checkpoints: the number of damaged checkpoints that were skipped. needs_migration: the state
     is of another configuration than this worker's, and must be migrated at live_from.
     """
 

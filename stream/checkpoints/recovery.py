@@ -1,6 +1,7 @@
 """Decides where a partition starts: from which checkpoint, and what it re-learns.
 
-The decision follows from the committed offset, what the log still holds, and what the store has.
+The decision follows from the committed offset, the offsets that the log still holds, and the
+checkpoints in the store.
 Every contradiction between these is an error of its own; a learned state is never dropped silently.
 """
 

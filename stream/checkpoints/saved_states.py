@@ -21,7 +21,7 @@ def from_saved_state(
 
     If the replay read the topic itself, that is the offset it ended at. Otherwise it is the first
     record that the broker appended at or after the time of the replay's last event; earlier events
-    that come again are known by their ids. live_from: the committed offset, if there is one: up to
+    that are read again are dropped as duplicates. live_from: the committed offset, if there is one: up to
     there the shard re-learns.
     """
     name = next(iter(saved.names()), None)

@@ -1,4 +1,4 @@
-"""A consistent copy of a shard's state, read while the shard goes on.
+"""A consistent copy of a shard's state, read while the shard continues.
 
 Small arrays are copied at once. Large ones are copied on write: before a batch writes to rows, a
 hook (`detectors.state.WriteHook`) copies those that are not read yet. A batch pays only for the rows

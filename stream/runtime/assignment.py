@@ -143,7 +143,7 @@ class Assignment:
         return {partition: self.partitions[partition].next_offset for partition in partitions}
 
     def release(self, event: str, partitions: list[Partition]) -> None:
-        """Forget partitions; what is being written of them is cancelled. event: for the log."""
+        """Remove partitions and cancel checkpoints of them that are being written. event: for the log."""
         for partition in partitions:
             assigned = self.partitions.pop(partition, None)
             if assigned is not None:
