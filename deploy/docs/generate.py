@@ -25,7 +25,7 @@ from detectors.spec import FeatureSpec
 from schemas import dead_letters, events, repairs
 from stream.cli import app
 from stream.config import AssessSpec, Config, InputSpec
-from stream.config.stages import declared_stages
+from stream.config.stage_graph import declared_stages
 from stream.errors import EXIT_CODES, NON_RESTARTABLE
 from stream.replay.final_labels import SCHEMA as LABEL_COLUMNS
 from stream.replay.table_columns import (

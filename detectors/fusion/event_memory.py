@@ -19,7 +19,7 @@ from schemas.labels import FRAUD
 SLOTS_PER_SET: Final = 8
 
 NEVER_ALERTED, ONLY_HELD_BACK = -1.0, -2.0
-"""In place of the score of an event's alert, where it had none, or only one over budget."""
+"""In place of the score of an event's alert, where it had none, or only one that the budget held back."""
 DISTINCT_EVENTS, SAMPLED_EVENTS = range(2)
 
 

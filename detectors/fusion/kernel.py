@@ -38,8 +38,8 @@ from detectors.numeric.decay import DAY_MS
 from detectors.numeric.kernels import kernel
 from detectors.scoring.policy import (
     ESCALATION,
+    HELD_BACK,
     OPENED,
-    OVER_BUDGET,
     QUIET,
     SUPPRESSED,
     SUPPRESSED_COUNT,
@@ -233,9 +233,9 @@ def _decide(
     if activity == SUPPRESSED and alerted_score >= 0.0:  # it was counted before
         state.activities[activity] -= 1
         incident[SUPPRESSED_COUNT] -= 1.0
-    if activity == OVER_BUDGET and alerted_score == NEVER_ALERTED:
+    if activity == HELD_BACK and alerted_score == NEVER_ALERTED:
         remembered.alerted_score[slot] = ONLY_HELD_BACK
-    elif activity not in (QUIET, OVER_BUDGET):
+    elif activity not in (QUIET, HELD_BACK):
         remembered.alerted_score[slot] = score
     return activity
 

@@ -182,13 +182,13 @@ class Monitor:
             ahead=times.ahead,
         )
 
-    def hooked_arrays(self) -> set[str]:
+    def copy_on_write_arrays(self) -> set[str]:
         """The saved arrays of which every written row is announced to the write hook."""
         pooled = self._pooled().items()
         by_slot = (f"{name}/{array}" for name, part in pooled for array in part.arrays_by_slot)
         return {"words", *by_slot}
 
-    def on_write(self, before_write: WriteHook | None) -> None:
+    def set_write_hook(self, before_write: WriteHook | None) -> None:
         """Set the hook that is called before rows are written; None removes it."""
         self.before_write = before_write
         for name, part in self._pooled().items():

@@ -31,7 +31,7 @@ from detectors.spec import PolicySpec, seconds
 from detectors.state import Arrays, load, rename_arrays, state_arrays
 from schemas.columns import F64, I32, I64, U8, Bools, EventBatch
 
-QUIET, OPENED, UPDATED, SUPPRESSED, OVER_BUDGET = range(5)
+QUIET, OPENED, UPDATED, SUPPRESSED, HELD_BACK = range(5)
 """Activities of an event: no alert, a new incident, an update, suppressed, or held back by the
 budget."""
 
@@ -45,7 +45,7 @@ INCIDENT_WORDS: Final = 8
 """Words of an incident in an entity's row; REVISION 0: there was none yet."""
 
 STREAM_MS, RATE, RATE_SINCE_MS, DAY, ALERTS_ALLOWED, SPENT, SPENT_WARMING, WEAKEST = range(8)
-HELD_BACK, DISPLACED = range(2)
+HELD_BACK_COUNT, DISPLACED = range(2)
 
 SAVED_NAMES: Final = {"day_budget": "now"}
 """Names of arrays in a checkpoint, where they differ from the fields'."""
@@ -130,7 +130,7 @@ class Policy:
             "alerts_opened": int(activities[OPENED]),
             "alerts_updated": int(activities[UPDATED]),
             "alerts_suppressed": int(activities[SUPPRESSED]),
-            "alerts_over_budget": int(activities[OVER_BUDGET]),
+            "alerts_held_back": int(activities[HELD_BACK]),
             "budget_displaced": int(self.state.held[DISPLACED]),
         }
 
@@ -229,7 +229,7 @@ def _spend(state: PolicyState, score: float, warm: bool) -> None:
         day_budget[WEAKEST] = min(day_budget[WEAKEST], score)
     else:
         day_budget[SPENT_WARMING] += 1.0
-    state.held[HELD_BACK] = 0
+    state.held[HELD_BACK_COUNT] = 0
 
 
 @kernel
@@ -261,9 +261,9 @@ def decide(
             activity != SUPPRESSED
             and day_budget[SPENT if warm else SPENT_WARMING] >= day_budget[ALERTS_ALLOWED]
         ):
-            activity = OVER_BUDGET if activity == OPENED else SUPPRESSED
+            activity = HELD_BACK if activity == OPENED else SUPPRESSED
             if not counted_before:
-                state.held[HELD_BACK] += 1
+                state.held[HELD_BACK_COUNT] += 1
                 state.held[DISPLACED] += 1 if score > day_budget[WEAKEST] else 0
         if activity == OPENED:
             incident[:] = 0.0
@@ -273,10 +273,10 @@ def decide(
             incident[NEXT_DOUBLING] = DOUBLING_FIRST
         if activity == SUPPRESSED:
             incident[SUPPRESSED_COUNT] += 1.0
-        if activity != OVER_BUDGET:
+        if activity != HELD_BACK:
             incident[LAST_MS] = max(incident[LAST_MS], time_ms)
         if activity in (OPENED, UPDATED):
-            out.held_back[i] = state.held[HELD_BACK]
+            out.held_back[i] = state.held[HELD_BACK_COUNT]
             _spend(state, score, warm)
             incident[REVISION] += 1.0
             incident[PEAK] = max(incident[PEAK], score)
@@ -285,7 +285,7 @@ def decide(
             for k in range(INCIDENT_WORDS):
                 out.incident[i, k] = incident[k]
     out.activity[i] = activity
-    if not (counted_before and activity == OVER_BUDGET):
+    if not (counted_before and activity == HELD_BACK):
         state.activities[activity] += 1
     out.budget_used[i] = day_budget[SPENT] / max(day_budget[ALERTS_ALLOWED], 1.0)
     return activity

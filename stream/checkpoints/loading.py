@@ -80,12 +80,12 @@ def load_into(
 
 def _difference(expected: Arrays, manifest: Manifest) -> str:
     """The first difference that keeps arrays from being loaded; their lengths may differ."""
-    found = {one.name: (one.dtype, tuple(one.shape[1:])) for one in manifest.arrays}
-    if strange := expected.keys() ^ found.keys():
+    stored = {array.name: (array.dtype, tuple(array.shape[1:])) for array in manifest.arrays}
+    if strange := expected.keys() ^ stored.keys():
         return f"array {min(strange)} is on one side only"
     for name, array in expected.items():
-        if (rows := (array.dtype.str, array.shape[1:])) != found[name]:
-            return f"array {name} has rows of {found[name]}; expected {rows}"
+        if (rows := (array.dtype.str, array.shape[1:])) != stored[name]:
+            return f"array {name} has rows of {stored[name]}; expected {rows}"
     return ""
 
 

@@ -117,7 +117,7 @@ class CheckpointManager:
             return self._job is None
         job, task = self._job, self._task
         self._job = None
-        job.checkpoints.state.shard.on_write(None)
+        job.checkpoints.state.shard.set_write_hook(None)
         self._finish(job, task)
         return True
 
@@ -138,8 +138,8 @@ class CheckpointManager:
         """
         assert self._job is None
         shard = checkpoints.state.shard
-        snapshot = Snapshot(shard.save(), shard.hooked_arrays())
-        shard.on_write(snapshot.before_write)
+        snapshot = Snapshot(shard.save(), shard.copy_on_write_arrays())
+        shard.set_write_hook(snapshot.before_write)
         self._job = _Job(checkpoints, offset, snapshot)
         self._task = self._submit(self._job)
 
@@ -180,7 +180,7 @@ class CheckpointManager:
         if self._job is not None and self._job.checkpoints is checkpoints:
             job, self._job = self._job, None
             job.cancelled = True
-            checkpoints.state.shard.on_write(None)
+            checkpoints.state.shard.set_write_hook(None)
 
     def collect(self, checkpoints: PartitionCheckpoints) -> None:
         """Remove, in the background, the checkpoints that the published ones replace."""

@@ -86,7 +86,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     def blocks(self) -> set[str]:
         """The hashes of all its blocks."""
-        return {one for array in self.arrays for one in array.blocks}
+        return {block for array in self.arrays for block in array.blocks}
 
     def has_state(self) -> bool:
         """Whether its state includes a record, so that an offset was committed for it."""
@@ -131,7 +131,9 @@ def _contradictions(name: str, manifest: Manifest) -> Iterator[str]:
     if len(set(names)) != len(names):
         yield "two arrays have the same name"
     yield from (
-        f"array {one.name}: {problem}" for one in manifest.arrays if (problem := one.problem())
+        f"array {array.name}: {problem}"
+        for array in manifest.arrays
+        if (problem := array.problem())
     )
 
 

@@ -1,6 +1,6 @@
 """Migrates a state to another configuration: decides which stages keep what they learned.
 
-Each stage declares what determines its learned state (`StageDeclaration.learns_from`). A stage keeps
+Each stage declares what determines its learned state (`StageDeclaration.state_inputs`). A stage keeps
 its state while that is the same; otherwise it starts with nothing learned, and the log says so.
 """
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from detectors.state import Arrays
 from stream.config import Config, StateConfig
-from stream.config.stages import Basis, StageDeclaration, declared_stages, logs
+from stream.config.stage_graph import StageDeclaration, StateInputs, declared_stages, logs
 from stream.config.topology import Log
 from stream.pipeline.shard import Shard
 
@@ -35,11 +35,11 @@ class MigrationResult(NamedTuple):
 
 def migration_results(old: StateConfig, new: StateConfig) -> list[MigrationResult]:
     """The result for every stage of the new configuration, then for those that it no longer has."""
-    before, after = _bases(old), _bases(new)
+    before, after = _state_inputs(old), _state_inputs(new)
     results: list[MigrationResult] = []
-    for name, (declaration, basis) in after.items():
+    for name, (declaration, inputs) in after.items():
         was = before.pop(name, None)
-        reason = "it is new" if was is None else ", ".join(_changes(was[1], basis))
+        reason = "it is new" if was is None else ", ".join(_changes(was[1], inputs))
         title = declaration.title(name)
         results.append(MigrationResult(name, title, not reason, reason, is_new=was is None))
     removed = {name: declaration.title(name) for name, (declaration, _) in before.items()}
@@ -53,17 +53,17 @@ def migration_results(old: StateConfig, new: StateConfig) -> list[MigrationResul
     ]
 
 
-def _bases(state: StateConfig) -> dict[str, tuple[StageDeclaration, Basis]]:
+def _state_inputs(state: StateConfig) -> dict[str, tuple[StageDeclaration, StateInputs]]:
     """Stage name → its declaration, and what determines its learned state."""
     return {
-        name: (declaration, basis)
+        name: (declaration, inputs)
         for declaration in declared_stages().values()
-        for name, basis in declaration.bases(state).items()
+        for name, inputs in declaration.state_inputs_of(state).items()
     }
 
 
-def _changes(was: Basis, now: Basis) -> Iterator[str]:
-    """The parts of a basis that have changed."""
+def _changes(was: StateInputs, now: StateInputs) -> Iterator[str]:
+    """The state inputs that have changed."""
     yield from (f"{part} changed" for part in now if part in was and was[part] != now[part])
 
 
@@ -90,9 +90,11 @@ def migrate(
     """
     fresh = shard.save()
     stages = {name.partition("/")[0] for name in state | fresh}
-    results = [one for one in migration_results(old, new) if one.stage in stages]
-    kept = {one.stage for one in results if one.is_kept}
-    learned = {name: declaration.learned_arrays for name, (declaration, _) in _bases(new).items()}
+    results = [result for result in migration_results(old, new) if result.stage in stages]
+    kept = {result.stage for result in results if result.is_kept}
+    learned = {
+        name: declaration.learned_arrays for name, (declaration, _) in _state_inputs(new).items()
+    }
 
     def is_kept(name: str) -> bool:
         stage, _, array = name.partition("/")

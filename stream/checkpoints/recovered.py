@@ -1,4 +1,4 @@
-"""A partition's recovered state, and what recovery is decided from."""
+"""A partition's recovered state, and the facts that recovery depends on."""
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from stream.checkpoints.manifest import SUPERSEDED_MAX, Manifest
 from stream.checkpoints.migration import migrate
 from stream.checkpoints.store import Folder
 from stream.config import Config, StateConfig, fingerprint, state_config
-from stream.config.stages import logs
+from stream.config.stage_graph import logs
 from stream.config.topology import Log
 from stream.executor import ExecutorFactory, ThreadExecutor
 from stream.kafka.positions import CommittedOffset, Partition
@@ -57,7 +57,7 @@ class RecoveredState:
 
     head: a manifest without arrays that describes the shard's present state. live_from: the
     committed offset; earlier records are re-learned. checkpoint: the one that was loaded, None for a
-    new state. broken_checkpoints: how many damaged ones were passed over. needs_migration: the state
+    new state. broken_checkpoints: the number of damaged checkpoints that were skipped. needs_migration: the state
     is of another configuration than this worker's, and must be migrated at live_from.
     """
 
@@ -71,10 +71,10 @@ class RecoveredState:
     def migrate(self, config: Config, run: RunInfo) -> None:
         """Move the state to this worker's configuration; log which stages keep their state."""
         old = msgspec.convert(self.head.state_config, StateConfig)
-        own = configured_log(config, self.head.log)
-        shard = ShardFactory(config, run).make(own, self.head.partition)
+        log = configured_log(config, self.head.log)
+        shard = ShardFactory(config, run).make(log, self.head.partition)
         results = migrate(self.shard.save(), old, state_config(config), shard)
-        partition = {"topic": own.topic, "partition": self.head.partition}
+        partition = {"topic": log.topic, "partition": self.head.partition}
         for result in results:
             named = {**partition, "stage": result.stage}
             if result.is_kept:
@@ -91,7 +91,7 @@ class RecoveredState:
             )
         drops = any(result.drops_state() for result in results)
         self.head = migrated_head(
-            self.head, config, own, self.live_from, self.checkpoint if drops else None
+            self.head, config, log, self.live_from, self.checkpoint if drops else None
         )
         self.shard, self.checkpoint, self.needs_migration = shard, None, False
 
@@ -120,14 +120,19 @@ def migrated_head(
 
     The log alone cannot rebuild it. dropped: the checkpoint whose state was dropped.
     """
-    own = fingerprint(config)
-    earlier = [*(one for one in head.superseded if one != head.fingerprint), head.fingerprint]
+    current = fingerprint(config)
+    earlier = [
+        *(superseded for superseded in head.superseded if superseded != head.fingerprint),
+        head.fingerprint,
+    ]
     return msgspec.structs.replace(
         head,
         state_version=STATE_VERSION,
-        fingerprint=own,
+        fingerprint=current,
         state_config=msgspec.to_builtins(state_config(config)),
-        superseded=[one for one in earlier if one != own][-SUPERSEDED_MAX:],
+        superseded=[superseded for superseded in earlier if superseded != current][
+            -SUPERSEDED_MAX:
+        ],
         log=log,
         first_offset=None,
         resumed_from=None,
@@ -138,4 +143,4 @@ def migrated_head(
 
 def configured_log(config: Config, log: Log) -> Log:
     """The configuration's log of the same topic, which may have had another name."""
-    return next(own for own in logs(config) if own.topic == log.topic)
+    return next(current for current in logs(config) if current.topic == log.topic)

@@ -1,6 +1,7 @@
 """Decides where a partition starts: from which checkpoint, and what it re-learns.
 
-The decision follows from the committed offset, what the log still holds, and what the store has.
+The decision follows from the committed offset, the offsets that the log still holds, and the
+checkpoints in the store.
 Every contradiction between these is an error of its own; a learned state is never dropped silently.
 """
 
@@ -202,12 +203,12 @@ def _load_state(
 
     Where its state is unusable, or dropped on purpose, start without it.
     """
-    own = fingerprint(context.config)
+    current = fingerprint(context.config)
     head = msgspec.structs.replace(manifest, arrays=[])
-    if own in manifest.superseded:
+    if current in manifest.superseded:
         raise ConfigurationSuperseded(
             f"{context.topic_partition}: checkpoint {name} was written under configuration "
-            f"{manifest.fingerprint}; the group changed to it from this worker's, {own}"
+            f"{manifest.fingerprint}; the group changed to it from this worker's, {current}"
         )
     try:
         old = state_config_of(manifest)
@@ -215,7 +216,7 @@ def _load_state(
         lost = all_state_lost(manifest.state_config, str(error), manifest.fingerprint)
         refuse_unless_allowed(lost, context.allowed_drops)
         return _restart_without_state(context, head, name, live_from)
-    needs_migration, new = manifest.fingerprint != own, state_config(context.config)
+    needs_migration, new = manifest.fingerprint != current, state_config(context.config)
     if needs_migration:
         lost = state_losses(old, new, manifest.fingerprint)
         refuse_unless_allowed(lost, context.allowed_drops)

@@ -21,19 +21,19 @@ def from_saved_state(
 
     If the replay read the topic itself, that is the offset it ended at. Otherwise it is the first
     record that the broker appended at or after the time of the replay's last event; earlier events
-    that come again are known by their ids. live_from: the committed offset, if there is one: up to
+    that are read again are dropped as duplicates. live_from: the committed offset, if there is one: up to
     there the shard re-learns.
     """
     name = next(iter(saved.names()), None)
     if name is None:
         raise SavedStateUnusable(f"{context.topic_partition}: there is no state in {saved.path}")
     manifest = saved.manifest(name)
-    own = fingerprint(context.config), STATE_VERSION
-    if (manifest.fingerprint, manifest.state_version) != own:
+    current = fingerprint(context.config), STATE_VERSION
+    if (manifest.fingerprint, manifest.state_version) != current:
         raise SavedStateUnusable(
             f"{context.topic_partition}: the state in {saved.path} is of configuration "
             f"{manifest.fingerprint} and version {manifest.state_version}; expected configuration "
-            f"{own[0]} and version {own[1]}"
+            f"{current[0]} and version {current[1]}"
         )
     start = _first_unread_offset(context, manifest)
     if live_from is not None and manifest.offset == 0:

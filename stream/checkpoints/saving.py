@@ -16,7 +16,7 @@ from stream.checkpoints.store import open_store, saved_folder
 from stream.checkpoints.writing import write
 from stream.clock import now_text
 from stream.config import Config, fingerprint, state_config
-from stream.config.stages import logs
+from stream.config.stage_graph import logs
 from stream.errors import InputError
 from stream.location import Location
 from stream.pipeline.cluster import PartitionState

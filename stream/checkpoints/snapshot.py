@@ -1,4 +1,4 @@
-"""A consistent copy of a shard's state, read while the shard goes on.
+"""A consistent copy of a shard's state, read while the shard continues.
 
 Small arrays are copied at once. Large ones are copied on write: before a batch writes to rows, a
 hook (`detectors.state.WriteHook`) copies those that are not read yet. A batch pays only for the rows
@@ -24,16 +24,20 @@ NOT_COPIED: Final = -1
 class Snapshot:
     """The state as it was when this was created, which must be between two batches.
 
-    state: the saved arrays. hooked_arrays: names of those that are copied on write. `before_write`
+    state: the saved arrays. copy_on_write_arrays: names of those that are copied on write. `before_write`
     is called by the shard's thread, everything else by another one.
     """
 
-    def __init__(self, state: Arrays, hooked_arrays: set[str]) -> None:
+    def __init__(self, state: Arrays, copy_on_write_arrays: set[str]) -> None:
         self.copied_bytes = 0
         """Copied on write so far: batches waited for it, and it takes memory until it is read."""
         self._lock = Lock()
-        self._live = {name: _CopyOnWrite(a) for name, a in state.items() if name in hooked_arrays}
-        self._copies = {name: a.copy() for name, a in state.items() if name not in hooked_arrays}
+        self._live = {
+            name: _CopyOnWrite(a) for name, a in state.items() if name in copy_on_write_arrays
+        }
+        self._copies = {
+            name: a.copy() for name, a in state.items() if name not in copy_on_write_arrays
+        }
 
     def before_write(self, name: str, rows: I64) -> None:
         """Copy the rows, if they are not read yet."""

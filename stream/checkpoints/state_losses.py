@@ -56,9 +56,9 @@ def all_state_lost(
 ) -> list[StateLoss]:
     """The same where the whole state is unusable. state_config: the one under which it was learned,
     which this version may not be able to read."""
-    found = state_config.get("monitors")
-    monitors = found if isinstance(found, list) else []
-    named = [one.get("name") for one in monitors if isinstance(one, dict)]
+    entries = state_config.get("monitors")
+    monitors = entries if isinstance(entries, list) else []
+    named = [monitor.get("name") for monitor in monitors if isinstance(monitor, dict)]
     names = [name for name in named if isinstance(name, str)] or [EVERYTHING]
     titles = [name if name == EVERYTHING else f"monitor {name}" for name in names]
     return [StateLoss(title, reason, f"{EVERYTHING}@{fingerprint}") for title in titles]
@@ -67,9 +67,9 @@ def all_state_lost(
 def refuse_unless_allowed(lost: Iterable[StateLoss], allowed: Collection[str]) -> None:
     """Raise StateWouldBeDropped unless the arguments of `eddy run` allow every loss."""
     refused = [
-        one.line()
-        for one in lost
-        if not {one.argument, f"{EVERYTHING}@{one.argument.rpartition('@')[2]}"} & {*allowed}
+        loss.line()
+        for loss in lost
+        if not {loss.argument, f"{EVERYTHING}@{loss.argument.rpartition('@')[2]}"} & {*allowed}
     ]
     if refused:
         raise StateWouldBeDropped(refused)
@@ -87,11 +87,16 @@ def check_state_losses(
     configuration that the offsets' metadata names; where none is named, the newest one of every
     topic that the group has read.
     """
-    own = fingerprint(config)
+    current = fingerprint(config)
     pointers = {
-        partition: one and parse_pointer(one.metadata) for partition, one in committed.items()
+        partition: offset and parse_pointer(offset.metadata)
+        for partition, offset in committed.items()
     }
-    named = {one.fingerprint: (partition, one) for partition, one in pointers.items() if one}
+    named = {
+        pointer.fingerprint: (partition, pointer)
+        for partition, pointer in pointers.items()
+        if pointer
+    }
     manifests: list[Manifest] = []
     for partition, pointer in named.values():
         with suppress(CheckpointCorrupt, CheckpointIncompatible):  # an earlier one may be intact
@@ -103,9 +108,13 @@ def check_state_losses(
             with suppress(CheckpointCorrupt, CheckpointIncompatible):
                 newest = folder.newest_of_topic()
                 manifests += [newest] if newest and newest.has_state() else []
-    foreign = (one for one in manifests if one.fingerprint != own and own not in one.superseded)
+    foreign = (
+        manifest
+        for manifest in manifests
+        if manifest.fingerprint != current and current not in manifest.superseded
+    )
     refuse_unless_allowed(
-        [one for manifest in foreign for one in _losses_in(config, manifest)], allowed_drops
+        [loss for manifest in foreign for loss in _losses_in(config, manifest)], allowed_drops
     )
 
 

@@ -96,8 +96,8 @@ def saved_folder(objects: ObjectStorage, log: Log, partition: int) -> "Folder":
 def topics_of(objects: ObjectStorage, group: str) -> list[str]:
     """The topics of which there are checkpoints of the group."""
     with _map_store_errors(f"listing {_path_element(group)}"):
-        found = objects.list_with_delimiter(_path_element(group))["common_prefixes"]
-    return sorted(Path(one).name for one in found)
+        prefixes = objects.list_with_delimiter(_path_element(group))["common_prefixes"]
+    return sorted(Path(prefix).name for prefix in prefixes)
 
 
 class Folder:
@@ -131,21 +131,21 @@ class Folder:
 
     def newest_of_topic(self) -> Manifest | None:
         """The newest manifest of all partitions of the topic; None where there is none."""
-        found = self._manifests(self._topic_path)
-        if not found:
+        paths = self._manifests(self._topic_path)
+        if not paths:
             return None
-        name = max(found)
-        return self._manifest(found[name], name)
+        name = max(paths)
+        return self._manifest(paths[name], name)
 
     def _manifests(self, path: str) -> dict[str, str]:
         """Name → path of all manifests under a path."""
-        found: dict[str, str] = {}
+        paths: dict[str, str] = {}
         with _map_store_errors(f"listing {path}"):
             for each in self._listed(path):
                 name = Path(each["path"]).stem
                 if "/manifests/" in each["path"] and NAME.fullmatch(name):
-                    found[name] = each["path"]
-        return found
+                    paths[name] = each["path"]
+        return paths
 
     def _manifest(self, path: str, name: str) -> Manifest:
         body = self._get(path, MANIFEST_BYTES_MAX)
@@ -196,13 +196,13 @@ class Folder:
         least = offset_of(published[:CHECKPOINTS_KEPT][-1])
         names = self._manifests(self.path)
         dropped = [name for name in names if offset_of(name) < least and name not in protected]
-        kept = set(self.stored_blocks)
+        used = set(self.stored_blocks)
         for name in sorted(names.keys() - set(dropped)):
-            kept |= self._blocks_of(name)
+            used |= self._blocks_of(name)
         to_delete = self._orphans()
         for name in dropped:
             to_delete |= self._blocks_of(name)
-        to_delete -= kept
+        to_delete -= used
         paths = [names[name] for name in dropped]
         paths += (f"{self.path}/blocks/{digest}" for digest in sorted(to_delete))
         self._delete(paths, still_owned)
@@ -246,11 +246,11 @@ class Folder:
         """An object's bytes, None where it is missing. Raises CheckpointCorrupt if it is larger."""
         with _map_store_errors(f"reading {path}"):
             try:
-                found = self._objects.get(path)
-                if found.meta["size"] > bytes_max:
-                    size = found.meta["size"]
+                stored = self._objects.get(path)
+                if stored.meta["size"] > bytes_max:
+                    size = stored.meta["size"]
                     raise CheckpointCorrupt(f"{path}: {size} bytes; expected at most {bytes_max}")
-                return bytes(found.bytes())
+                return bytes(stored.bytes())
             except FileNotFoundError:
                 return None
 

@@ -48,7 +48,7 @@ def check(config: ConfigPath) -> None:
     Example: eddy config check shop.toml
     """
     from stream.config import load, secret_problem
-    from stream.config.stages import nodes
+    from stream.config.stage_graph import nodes
 
     loaded = load(config)
     _check_client_options(loaded)

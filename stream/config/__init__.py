@@ -18,7 +18,7 @@ from stream.config.declarations import (
 )
 from stream.config.fingerprints import StateConfig, fingerprint, state_config, with_state_config
 from stream.config.loading import load, parse
-from stream.config.stages import logs, nodes
+from stream.config.stage_graph import logs, nodes
 from stream.config.topology import (
     Log,
     extracted_fields,

@@ -104,16 +104,18 @@ def hide_environment_values(problems: list[str], filled: Any) -> list[str]:
         else:
             clear.add(text)
     values = [
-        one for one in replaced if len(one) >= SUBSTITUTED_CHARACTERS_MIN and one not in clear
+        value
+        for value in replaced
+        if len(value) >= SUBSTITUTED_CHARACTERS_MIN and value not in clear
     ]
     if not values:
         return problems
     longest_first = sorted(values, key=len, reverse=True)
-    found = re.compile(r"(?<!\w)(?:" + "|".join(map(re.escape, longest_first)) + r")(?!\w)")
+    pattern = re.compile(r"(?<!\w)(?:" + "|".join(map(re.escape, longest_first)) + r")(?!\w)")
     shown: list[str] = []
     for line in problems:
         where, colon, text = line.partition(": ")
-        shown.append(where + colon + found.sub(lambda one: replaced[one[0]], text))
+        shown.append(where + colon + pattern.sub(lambda match: replaced[match[0]], text))
     return shown
 
 
@@ -171,9 +173,9 @@ def _build_struct(
         if key in fields:
             built[fields[key].name] = _build(fields[key].type, item, problems, key_path(where, key))
         elif key != kind.tag_field:
-            known = (name for name in fields if name not in value)
+            missing = (name for name in fields if name not in value)
             problems.append(
-                f"{key_path(where, key)}: unknown key{_displayed_number(item)}{nearest_hint(key, known)}"
+                f"{key_path(where, key)}: unknown key{_displayed_number(item)}{nearest_hint(key, missing)}"
             )
     for field in kind.fields:
         if field.required and field.name not in built:
@@ -348,11 +350,11 @@ def _bounds(kind: mi.IntType | mi.FloatType) -> str:
     )
 
 
-def _lengths(kind: mi.ListType | mi.DictType, what: str) -> str:
+def _lengths(kind: mi.ListType | mi.DictType, noun: str) -> str:
     low, high = kind.min_length, kind.max_length
     if low is None and high is None:
         return ""
-    return f" of {low or 0} to {high} {what}s" if high else f" with at least {low} {what}"
+    return f" of {low or 0} to {high} {noun}s" if high else f" with at least {low} {noun}"
 
 
 def _displayed(value: Any, where: str) -> str:

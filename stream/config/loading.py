@@ -42,15 +42,15 @@ def parse(document: dict[str, Any], environment: dict[str, str]) -> Config:
     problems: list[str] = []
     filled = _with_outputs(substitute_environment(document, environment, problems))
     renamed = dict(renamed_problems(filled))
-    found: list[str] = []
-    partial = build(Config, filled, found)
+    build_problems: list[str] = []
+    partial = build(Config, filled, build_problems)
     problems += (f"{path}: {text}" for path, text in renamed.items())
-    problems += (line for line in found if line.split(": ", 1)[0] not in renamed)
-    known = [line.split(": ", 1)[0] for line in problems]
+    problems += (line for line in build_problems if line.split(": ", 1)[0] not in renamed)
+    named = [line.split(": ", 1)[0] for line in problems]
     problems += (
         f"{where}: {text}"
         for where, text in consistency_problems(partial)
-        if not any(_is_within(where, one) or _is_within(one, where) for one in known)
+        if not any(_is_within(where, path) or _is_within(path, where) for path in named)
     )
     if problems:
         raise ConfigError(hide_environment_values(problems, filled))
@@ -59,10 +59,10 @@ def parse(document: dict[str, Any], environment: dict[str, str]) -> Config:
 
 def _with_outputs(document: dict[str, Any]) -> dict[str, Any]:
     """Add the default outputs of shadow mode to a document in that mode."""
-    given = document.get("outputs", {})
-    if document.get("mode") != "shadow" or not isinstance(given, dict):
+    outputs = document.get("outputs", {})
+    if document.get("mode") != "shadow" or not isinstance(outputs, dict):
         return document
-    return {**document, "outputs": SHADOW_OUTPUTS | given}
+    return {**document, "outputs": SHADOW_OUTPUTS | outputs}
 
 
 def _is_within(where: str, outer: str) -> bool:

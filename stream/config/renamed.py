@@ -27,10 +27,10 @@ def renamed_problems(
 ) -> Iterator[tuple[str, str]]:
     """The path of each renamed key or value in a document, and the remedy."""
     for path, value in _entries(document, ""):
-        for one in table:
-            if re.fullmatch(one.path, path) and one.old in {None, str(value)}:
-                got = "this key" if one.old is None else f'"{one.old}"'
-                yield path, f"got {got}, which was renamed; expected {one.remedy}"
+        for renamed in table:
+            if re.fullmatch(renamed.path, path) and renamed.old in {None, str(value)}:
+                got = "this key" if renamed.old is None else f'"{renamed.old}"'
+                yield path, f"got {got}, which was renamed; expected {renamed.remedy}"
 
 
 def _entries(value: Any, path: str) -> Iterator[tuple[str, Any]]:

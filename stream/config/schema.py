@@ -35,23 +35,23 @@ def json_schema() -> dict[str, Any]:
 
 def declared_tables() -> list[type]:
     """Every Struct that a configuration may hold, `Config` first."""
-    found: dict[type, None] = {}
+    types: dict[type, None] = {}
     waiting = [mi.type_info(Config)]
     while waiting:
         kind = waiting.pop()
         if isinstance(kind, mi.StructType):
-            if kind.cls in found:
+            if kind.cls in types:
                 continue
-            found[kind.cls] = None
+            types[kind.cls] = None
             waiting += [field.type for field in kind.fields]
         waiting += _inner_types(kind)
-    return list(found)
+    return list(types)
 
 
 @cache
 def key_descriptions(cls: type) -> dict[str, str]:
     """Key → description, from the text under each field of a Struct and of its bases."""
-    found: dict[str, str] = {}
+    descriptions: dict[str, str] = {}
     for base in reversed(cls.__mro__):
         if issubclass(base, msgspec.Struct) and base is not msgspec.Struct:
             [body] = ast.parse(dedent(inspect.getsource(base))).body
@@ -62,8 +62,8 @@ def key_descriptions(cls: type) -> dict[str, str]:
                         ast.AnnAssign(target=ast.Name(id=name)),
                         ast.Expr(value=ast.Constant(value=str(description))),
                     ):
-                        found[name] = _one_line(description)
-    return found
+                        descriptions[name] = _one_line(description)
+    return descriptions
 
 
 def _inner_types(kind: mi.Type) -> Iterator[mi.Type]:

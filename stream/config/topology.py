@@ -63,7 +63,9 @@ def extracted_fields(config: Config, input_name: str) -> list[str]:
 def internal_topic_fields(config: Config, monitor: MonitorSpec) -> list[str]:
     """The event fields in the monitor's internal topic, in the order of `events.FIELDS`."""
     wanted = {*ENTITY_FIELDS, *(name for _, name in fields_read(monitor))}
-    filled = {name for one in monitor.inputs for name in extracted_fields(config, one)}
+    filled = {
+        name for input_name in monitor.inputs for name in extracted_fields(config, input_name)
+    }
     return [name for name in FIELDS if name in wanted & filled]
 
 
@@ -80,7 +82,9 @@ def label_inputs(config: Config) -> list[str]:
 
 def is_input_read(config: Config, name: str) -> bool:
     """Whether a monitor reads an input, or assess learns from its labels."""
-    return any(name in one.inputs for one in config.monitors) or name in learning_inputs(config)
+    return any(name in monitor.inputs for monitor in config.monitors) or name in learning_inputs(
+        config
+    )
 
 
 def label_entity_fields(config: Config, input_name: str) -> list[str]:

@@ -25,7 +25,7 @@ from stream.config.declarations import (
     OutputSpec,
 )
 from stream.config.document import key_path
-from stream.config.stages import declared_stages, nodes, output_topics, stage_problems
+from stream.config.stage_graph import declared_stages, nodes, output_topics, stage_problems
 from stream.config.topology import (
     fields_read,
 )
@@ -86,15 +86,36 @@ def consistency_problems(config: Config) -> Iterator[tuple[str, str]]:
             yield f"reveal[{i}]", _not_an_entity_field(name)
     if config.assess and config.assess.subject not in ENTITY_FIELDS:
         yield "assess.subject", _not_an_entity_field(config.assess.subject)
-    own, given = config.checkpoints.url, config.checkpoints.start_from
-    if given and Location.of(given).is_same_as(Location.of(own)):
+    elif config.assess:
+        yield from _subject_problems(config, config.assess.subject)
+    url, start_from = config.checkpoints.url, config.checkpoints.start_from
+    if start_from and Location.of(start_from).is_same_as(Location.of(url)):
         yield "checkpoints.start_from", "is checkpoints.url; expected another location"
     if config.assess and config.assess.learning:
-        found = _learning_problems(config, config.assess.subject, config.assess.learning)
-        yield from _prefixed("assess.learning", found)
+        problems = _learning_problems(config, config.assess.subject, config.assess.learning)
+        yield from _prefixed("assess.learning", problems)
     for line in property_problems(config.kafka):
         where, text = line.split(": ", 1)
         yield where, text
+
+
+def _subject_problems(config: Config, subject: str) -> Iterator[tuple[str, str]]:
+    """Monitors none of whose inputs maps the subject: no report of theirs could name it."""
+    for monitor in config.monitors:
+        specs = [config.inputs[name] for name in monitor.inputs if name in config.inputs]
+        fields = {
+            field
+            for spec in specs
+            for field in available_fields(spec.layout, spec.type, spec.fields)
+        }
+        if specs and subject not in fields:
+            entities = ", ".join(name for name in ENTITY_FIELDS if name in fields)
+            mappings = " or ".join(f"inputs.{name}.fields" for name in monitor.inputs)
+            problem = (
+                f"got {subject}, which no input of the monitor {monitor.name} maps; expected an entity "
+                f"field that its inputs map ({entities or 'they map none'}), or {subject} in {mappings}"
+            )
+            yield "assess.subject", problem
 
 
 def _learning_problems(
@@ -137,9 +158,9 @@ def _input_problems(spec: InputSpec) -> Iterator[tuple[str, str]]:
         yield "partitioner", "missing; expected murmur2 or crc32, because keyed_by is set"
     if spec.partitioner is not None and spec.keyed_by is None:
         yield "keyed_by", "missing; expected the field that the partitioner hashes"
-    known = available_fields(spec.layout, spec.type, spec.fields)
-    if spec.keyed_by is not None and spec.keyed_by not in known:
-        hint = nearest_hint(spec.keyed_by, known)
+    mapped = available_fields(spec.layout, spec.type, spec.fields)
+    if spec.keyed_by is not None and spec.keyed_by not in mapped:
+        hint = nearest_hint(spec.keyed_by, mapped)
         yield "keyed_by", f"got {spec.keyed_by}; expected a field that this input maps{hint}"
 
 
@@ -177,17 +198,17 @@ def _monitor_problems(
         yield from _prefixed(f"features[{i}]", _feature_problems(feature))
     for i, detector in enumerate(monitor.detectors):
         if isinstance(detector, StandaloneSpec):
-            found = (line.split(": ", 1) for line in detector.problems())
-            yield from _prefixed(f"detectors[{i}]", ((where, text) for where, text in found))
-    known = [feature.name for feature in monitor.features]
+            problems = (line.split(": ", 1) for line in detector.problems())
+            yield from _prefixed(f"detectors[{i}]", ((where, text) for where, text in problems))
+    feature_names = [feature.name for feature in monitor.features]
     for i, rule in enumerate(monitor.rules):
         for name in rule.at_least:
-            if name not in known:
-                hint = nearest_hint(name, known)
+            if name not in feature_names:
+                hint = nearest_hint(name, feature_names)
                 yield f"rules[{i}].at_least.{name}", f"no feature is named {name}{hint}"
     names = {f"features[{i}].name": f.name for i, f in enumerate(monitor.features)}
-    own = enumerate(monitor.detectors)
-    names |= {f"detectors[{i}].name": d.name for i, d in own if isinstance(d, StandaloneSpec)}
+    detectors = enumerate(monitor.detectors)
+    names |= {f"detectors[{i}].name": d.name for i, d in detectors if isinstance(d, StandaloneSpec)}
     names |= {f"rules[{i}].name": rule.name for i, rule in enumerate(monitor.rules)}
     yield from _duplicates(names)
     yield from _unmapped_fields(
@@ -223,16 +244,16 @@ def _unmapped_fields(monitor: MonitorSpec, specs: list[InputSpec]) -> Iterator[t
     filled = [set(available_fields(spec.layout, spec.type, spec.fields)) for spec in specs]
     somewhere, everywhere = set().union(*filled), set(FIELDS).intersection(*filled)
     for where, name in fields_read(monitor):
-        known = everywhere if where == "entity" else somewhere
-        if where and filled and name in FIELDS and name not in known:
+        mapped = everywhere if where == "entity" else somewhere
+        if where and filled and name in FIELDS and name not in mapped:
             yield (
                 where,
-                f"{name} is not mapped in {', '.join(monitor.inputs)}{nearest_hint(name, known)}",
+                f"{name} is not mapped in {', '.join(monitor.inputs)}{nearest_hint(name, mapped)}",
             )
 
 
-def _prefixed(where: str, found: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-    return ((key_path(where, inner), text) for inner, text in found)
+def _prefixed(where: str, problems: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    return ((key_path(where, inner), text) for inner, text in problems)
 
 
 def _duplicates(names: dict[str, str]) -> Iterator[tuple[str, str]]:

@@ -128,7 +128,7 @@ def _alerts(
     """The number of records of each batch and its alerts; last, the alerts still pending."""
     until_ms = -math.inf
     for records in _batches(shop, topic, collected.attack_of):
-        output = cluster.put(INPUT, records)
+        output = cluster.process_and_enqueue(INPUT, records)
         until_ms = max(until_ms, float(output.events.time_ms.max(initial=-1)))
         from_internal_topics = cluster.advance(until_ms).alerts
         yield len(records), collected.add(output, from_internal_topics)

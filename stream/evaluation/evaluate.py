@@ -59,7 +59,7 @@ def evaluate(run: LabelledRun, scorers: Sequence[Scorer]) -> Evaluation | None:
         "(SELECT count(*) FROM labelled WHERE events_with_id > 1), "
         "(SELECT count(DISTINCT (field, entity)) FROM labelled_entities)"
     )
-    main_scorer = next((scorer for scorer in scorers if scorer.combines), scorers[0])
+    main_scorer = next((scorer for scorer in scorers if scorer.combines_reports), scorers[0])
     separate = scorers if len(scorers) > 1 else ()
     views = [
         (ALL_MONITORS, main_scorer.entity),

@@ -42,7 +42,7 @@ CENTS: Final = "CAST(round_even(least(abs(coalesce(amount, 0)) * 100, 9e15), 0) 
 number. A negative amount, such as a refund, counts by its absolute value: a stolen refund is a loss.
 `incident_table.in_cents` is the same for arrays."""
 PUBLISHED: Final = ("opened", "updated")
-ALERTED: Final = (*PUBLISHED, "counted")
+ALERTED: Final = (*PUBLISHED, "suppressed")
 """Policy outcomes of an event that belongs to an incident; `table_columns.ACTIVITIES` has all."""
 ROWS_MAX: Final = 1_000_000_000_000
 
@@ -59,14 +59,14 @@ class TableFiles:
 @dataclass(frozen=True, slots=True)
 class Scorer:
     """A stage whose scores are evaluated. min_alert_score: the lowest score at which it alerts.
-    feature_names: of a monitor's features and detectors. combines: its scores combine the reports of
+    feature_names: of a monitor's features and detectors. combines_reports: its scores combine the reports of
     the other stages, and an event without a report scores 0."""
 
     name: str
     entity: str
     min_alert_score: float
     feature_names: tuple[str, ...]
-    combines: bool = False
+    combines_reports: bool = False
 
 
 class LabelledRun(SqlSession):
@@ -231,7 +231,7 @@ class LabelledRun(SqlSession):
 
     def _score_column(self, scorer: Scorer) -> str:
         name = f"score_{scorer.name}"
-        if not scorer.combines:
+        if not scorer.combines_reports:
             return name
         return f"CASE WHEN {scorer.entity} IS NOT NULL THEN coalesce({name}, 0) END AS {name}"
 

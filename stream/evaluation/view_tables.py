@@ -55,7 +55,9 @@ class ViewTables:
             f"CREATE OR REPLACE VIEW view_events AS SELECT day, scenario_index, cents, {score} AS score, "
             f"{entity} AS entity, {outcome} FROM events WHERE {score} IS NOT NULL"
         )
-        combines = any(scorer.name == self._name and scorer.combines for scorer in run.scorers)
+        combines = any(
+            scorer.name == self._name and scorer.combines_reports for scorer in run.scorers
+        )
         required = entity if combines else score  # assess scores events without a report as 0
         run.execute(
             "CREATE OR REPLACE VIEW view_frauds AS SELECT event_time, day, scenario_index, cents, "

@@ -17,7 +17,7 @@ from schemas.columns import I64
 from schemas.records import Records
 from stream.clock import parse_time_ms
 from stream.config import TOPIC_PATTERN, Config
-from stream.config.stages import logs
+from stream.config.stage_graph import logs
 from stream.config.topology import Log
 from stream.errors import InputError
 from stream.kafka.topic_reader import OffsetRange, TopicReader

@@ -29,8 +29,11 @@ class TopicAdmin:
     def __init__(self, properties: Properties, beat: Beat = no_beat) -> None:
         self._deferred_error = DeferredError()
         self._beat = beat
-        own = {**admin_properties(properties), "error_cb": self._deferred_error.on_error}
-        self._client = create_client(AdminClient, own)
+        client_properties = {
+            **admin_properties(properties),
+            "error_cb": self._deferred_error.on_error,
+        }
+        self._client = create_client(AdminClient, client_properties)
 
     def partition_counts(self, topics: Iterable[str]) -> dict[str, int]:
         """Topic → number of partitions; a topic that does not exist is left out."""
@@ -41,11 +44,11 @@ class TopicAdmin:
             with attempt, map_client_errors(f"asking for topic {topic}"):
                 self._client.poll(0)  # lets the client report why it cannot connect
                 self._deferred_error.raise_if_set()
-                found = self._client.list_topics(topic, timeout=CALL_TIMEOUT_S).topics[topic]
-                if found.error is None:
-                    return len(found.partitions)
-                if found.error.name() not in UNKNOWN_TOPIC_CODES:
-                    raise kafka_failure(found.error, f"asking for topic {topic}")
+                metadata = self._client.list_topics(topic, timeout=CALL_TIMEOUT_S).topics[topic]
+                if metadata.error is None:
+                    return len(metadata.partitions)
+                if metadata.error.name() not in UNKNOWN_TOPIC_CODES:
+                    raise kafka_failure(metadata.error, f"asking for topic {topic}")
         return 0
 
     def settings(self, topic: str, names: Iterable[str]) -> dict[str, str]:
@@ -56,8 +59,8 @@ class TopicAdmin:
                 [future] = self._client.describe_configs(
                     [resource], request_timeout=CALL_TIMEOUT_S
                 ).values()
-                found = future.result()
-        return {name: found[name].value for name in names}
+                settings = future.result()
+        return {name: settings[name].value for name in names}
 
     def create(
         self, topic: str, partitions: int, settings: Mapping[str, str], replication: int | None

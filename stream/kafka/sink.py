@@ -103,11 +103,11 @@ class KafkaSink:
     """
 
     def __init__(self, properties: Properties, group: str, slot: str, beat: Beat = no_beat) -> None:
-        own = producer_properties(properties, {"transactional.id": f"{group}-{slot}"})
-        self._timeout_s = int(own["transaction.timeout.ms"]) / 1000
+        client_properties = producer_properties(properties, {"transactional.id": f"{group}-{slot}"})
+        self._timeout_s = int(client_properties["transaction.timeout.ms"]) / 1000
         # By default the client waits for one answer nearly as long as a transaction may last.
         answer_ms = int(self._timeout_s * 1000 * RETRY_FRACTION / 2)
-        self._properties = {"socket.timeout.ms": answer_ms, **own}
+        self._properties = {"socket.timeout.ms": answer_ms, **client_properties}
         self._producer = create_client(Producer, self._properties)
         self._began_at = -math.inf
         self._hangs = False
@@ -246,10 +246,12 @@ class KafkaSink:
 
     def _is_missing(self, topic: str) -> bool:
         try:
-            found = self._producer.list_topics(topic, timeout=self._call_s() or 1.0).topics[topic]
+            metadata = self._producer.list_topics(topic, timeout=self._call_s() or 1.0).topics[
+                topic
+            ]
         except KafkaException:
             return False  # no broker answers
-        return found.error is not None and found.error.name() in UNKNOWN_TOPIC_CODES
+        return metadata.error is not None and metadata.error.name() in UNKNOWN_TOPIC_CODES
 
     def _age_s(self) -> float:
         return time.monotonic() - self._began_at
@@ -287,8 +289,10 @@ class PlainProducer:
         self._deferred_error = DeferredError()
         self._topic = topic
         name = "consistent_random" if partitioner == "crc32" else "murmur2_random"
-        own = producer_properties(properties, {"partitioner": name})
-        self._producer = create_client(Producer, {**own, "on_delivery": self._on_delivery})
+        client_properties = producer_properties(properties, {"partitioner": name})
+        self._producer = create_client(
+            Producer, {**client_properties, "on_delivery": self._on_delivery}
+        )
 
     def _on_delivery(self, error: KafkaError | None, _: Message) -> None:
         if error is not None:

@@ -131,7 +131,10 @@ class KafkaSource:
         def assign(_: Consumer, assigned: list[TopicPartition]) -> None:
             if self._closing:  # leaving the group gives these up with the rest
                 return
-            partitions = [Partition(one.topic, one.partition) for one in assigned]
+            partitions = [
+                Partition(topic_partition.topic, topic_partition.partition)
+                for topic_partition in assigned
+            ]
             starts = listener.on_assign(partitions) if partitions else {}
             positions = [TopicPartition(*each, starts[each]) for each in partitions]
             with map_client_errors("taking partitions"):
@@ -153,7 +156,10 @@ class KafkaSource:
         def release(
             released: list[TopicPartition], callback: Callable[[list[Partition]], None]
         ) -> None:
-            partitions = [Partition(one.topic, one.partition) for one in released]
+            partitions = [
+                Partition(topic_partition.topic, topic_partition.partition)
+                for topic_partition in released
+            ]
             for each in partitions:
                 self._next_offsets.pop(each, None)
             callback(partitions)
@@ -209,12 +215,12 @@ class KafkaSource:
         """
         assigned = [TopicPartition(*partition) for partition in self._next_offsets]
         with map_client_errors("asking for positions"):
-            found = self._consumer.position(assigned) if assigned else []
-        for one in found:
-            partition = Partition(one.topic, one.partition)
-            if one.offset > self._next_offsets[partition]:
-                self._next_offsets[partition] = one.offset
-                yield partition, one.offset
+            positions = self._consumer.position(assigned) if assigned else []
+        for position in positions:
+            partition = Partition(position.topic, position.partition)
+            if position.offset > self._next_offsets[partition]:
+                self._next_offsets[partition] = position.offset
+                yield partition, position.offset
 
     def _renew_membership(self) -> None:
         """Read the member epoch, which under group.protocol = consumer grows without a callback.
@@ -273,15 +279,17 @@ class KafkaSource:
         asked = [TopicPartition(*partition) for partition in partitions]
         for attempt in retrying(Retriable, beat=self._beat):
             with attempt, map_client_errors("asking for committed offsets"):
-                found = self._consumer.committed(asked, timeout=CALL_TIMEOUT_S)
-                for one in found:
-                    if one.error is not None:
-                        raise kafka_failure(one.error, "asking for committed offsets")
+                committed = self._consumer.committed(asked, timeout=CALL_TIMEOUT_S)
+                for position in committed:
+                    if position.error is not None:
+                        raise kafka_failure(position.error, "asking for committed offsets")
         return {
-            Partition(one.topic, one.partition): (
-                None if one.offset < 0 else CommittedOffset(one.offset, one.metadata or "")
+            Partition(position.topic, position.partition): (
+                None
+                if position.offset < 0
+                else CommittedOffset(position.offset, position.metadata or "")
             )
-            for one in found
+            for position in committed
         }
 
     def offset_range(self, partition: Partition) -> tuple[int, int]:
@@ -295,14 +303,14 @@ class KafkaSource:
             with attempt:
                 try:
                     with map_client_errors(operation):
-                        found = self._consumer.get_watermark_offsets(
+                        offsets = self._consumer.get_watermark_offsets(
                             TopicPartition(*partition), timeout=CALL_TIMEOUT_S
                         )
                 except Fatal as error:
                     if error.code in UNKNOWN_TOPIC_CODES:
                         raise Retriable(str(error)) from error
                     raise
-        return found
+        return offsets
 
     def offset_at(self, partition: Partition, time_ms: int) -> int:
         """The offset of the first record whose broker time is that or later, asked now; the end of
@@ -310,12 +318,12 @@ class KafkaSource:
         operation = f"asking for the offset of a time in {partition}"
         for attempt in retrying(Retriable, beat=self._beat):
             with attempt, map_client_errors(operation):
-                [found] = self._consumer.offsets_for_times(
+                [result] = self._consumer.offsets_for_times(
                     [TopicPartition(*partition, time_ms)], timeout=CALL_TIMEOUT_S
                 )
-                if found.error is not None:
-                    raise kafka_failure(found.error, operation)
-        return found.offset if found.offset >= 0 else self.offset_range(partition)[1]
+                if result.error is not None:
+                    raise kafka_failure(result.error, operation)
+        return result.offset if result.offset >= 0 else self.offset_range(partition)[1]
 
     def end_offset(self, partition: Partition) -> int:
         """The offset after the last record, as of the last fetch; -1001 where unknown."""

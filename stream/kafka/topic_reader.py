@@ -50,8 +50,12 @@ class TopicReader:
         self.topic = topic
         self._deferred_error = DeferredError()
         without_group = {name: x for name, x in properties.items() if not name.startswith("group.")}
-        own = consumer_properties(without_group, group) | {"enable.partition.eof": True}
-        self._consumer = create_client(Consumer, {**own, "error_cb": self._deferred_error.on_error})
+        client_properties = consumer_properties(without_group, group) | {
+            "enable.partition.eof": True
+        }
+        self._consumer = create_client(
+            Consumer, {**client_properties, "error_cb": self._deferred_error.on_error}
+        )
         self._stops: dict[int, int] = {}
         self._reached: dict[int, int] = {}
         self._buffered: dict[int, deque[Message]] = {}
@@ -77,7 +81,7 @@ class TopicReader:
         """
         operation = f"asking for the offsets of {self.topic}"
         with map_client_errors(operation):
-            found = self._consumer.list_topics(self.topic, timeout=CALL_TIMEOUT_S).topics[
+            metadata = self._consumer.list_topics(self.topic, timeout=CALL_TIMEOUT_S).topics[
                 self.topic
             ]
             self._deferred_error.raise_if_set()
@@ -87,7 +91,7 @@ class TopicReader:
                         TopicPartition(self.topic, partition), timeout=CALL_TIMEOUT_S
                     )
                 )
-                for partition in sorted(found.partitions)
+                for partition in sorted(metadata.partitions)
             }
 
     def offsets_at_time(self, time_ms: int, ranges: Mapping[int, OffsetRange]) -> dict[int, int]:
@@ -95,10 +99,10 @@ class TopicReader:
         is none."""
         times = [TopicPartition(self.topic, partition, time_ms) for partition in ranges]
         with map_client_errors(f"asking for offsets of {self.topic} by time"):
-            found = self._consumer.offsets_for_times(times, timeout=CALL_TIMEOUT_S)
+            results = self._consumer.offsets_for_times(times, timeout=CALL_TIMEOUT_S)
         return {
-            one.partition: one.offset if one.offset >= 0 else ranges[one.partition].stop
-            for one in found
+            result.partition: result.offset if result.offset >= 0 else ranges[result.partition].stop
+            for result in results
         }
 
     # -- reading ----------------------------------------------------------------------------------
@@ -155,10 +159,14 @@ class TopicReader:
                 self._take_error(partition, message)
             elif (message.offset() or 0) < self._stops[partition]:
                 self._buffered[partition].append(message)
-        for one in reached:  # positions pass transaction markers, aborted records and gaps, too
-            self._reached[one.partition] = max(self._reached[one.partition], one.offset)
-            if one.offset >= self._stops.get(one.partition, math.inf):
-                self._end(one.partition)
+        for (
+            position
+        ) in reached:  # positions pass transaction markers, aborted records and gaps, too
+            self._reached[position.partition] = max(
+                self._reached[position.partition], position.offset
+            )
+            if position.offset >= self._stops.get(position.partition, math.inf):
+                self._end(position.partition)
 
     def _take_error(self, partition: int, message: Message) -> None:
         error = message.error()
@@ -182,10 +190,10 @@ class TopicReader:
         for partition in self._stops:
             is_full = len(self._buffered[partition]) >= BUFFERED_RECORDS_MAX and partition != wanted
             has_room = len(self._buffered[partition]) < BUFFERED_RECORDS_MAX // 2
-            at = [TopicPartition(self.topic, partition)]
+            topic_partitions = [TopicPartition(self.topic, partition)]
             if is_full and partition not in self._paused:
-                self._consumer.pause(at)
+                self._consumer.pause(topic_partitions)
                 self._paused.add(partition)
             elif has_room and partition in self._paused:
-                self._consumer.resume(at)
+                self._consumer.resume(topic_partitions)
                 self._paused.discard(partition)

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from schemas.alerts import Alert
 from schemas.columns import I32, I64
-from stream.config.stages import StageNode
+from stream.config.stage_graph import StageNode
 from stream.pipeline.stages import BatchCodec, Selected, StageOutput, Subscription
 
 
@@ -59,7 +59,7 @@ class AlertCodec:
         try:
             alerts = [self._decoder.decode(value or b"") for value in values]
             evidence = [alert.evidence[0] for alert in alerts]
-            source = [self._index[one.topic, one.partition] for one in evidence]
+            source = [self._index[event.topic, event.partition] for event in evidence]
         except (msgspec.MsgspecError, IndexError) as error:
             raise ValueError(f"is no alert of Eddy's: {error}") from error
         except KeyError as error:
@@ -67,7 +67,7 @@ class AlertCodec:
         return AlertBatch(
             self._sources,
             np.array(source, np.int32),
-            np.array([one.offset for one in evidence], np.int64),
+            np.array([event.offset for event in evidence], np.int64),
             np.array([alert.event_time_ms for alert in alerts], np.int64),
             alerts,
         )
@@ -103,13 +103,15 @@ class AlertSubscription(Subscription[AlertBatch]):
         """The key of each alert."""
         return pa.array(map(self._key, batch.alerts), pa.string())
 
-    def of_output(self, name: str, batch: Any, output: StageOutput) -> Selected[AlertBatch] | None:
+    def select_output(
+        self, name: str, batch: Any, output: StageOutput
+    ) -> Selected[AlertBatch] | None:
         """The alerts of a stage's output."""
         if not output.alerts:
             return None
-        rows = np.array([one.row for one in output.alerts], np.int64)
+        rows = np.array([at_row.row for at_row in output.alerts], np.int64)
         columns = batch.source[rows], batch.offset[rows], batch.time_ms[rows]
-        alerts = [one.alert for one in output.alerts]
+        alerts = [at_row.alert for at_row in output.alerts]
         return Selected(AlertBatch(batch.sources, *columns, alerts), rows)
 
 

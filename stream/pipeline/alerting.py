@@ -144,13 +144,13 @@ class AlertBuilder:
         revision = int(incident[policy.REVISION])
         activity: Activity = "opened" if policy_outcome.activity[i] == policy.OPENED else "updated"
         evidence = self.evidence(batch, row)
-        at = evidence.topic, evidence.partition, evidence.offset
+        event = evidence.topic, evidence.partition, evidence.offset
         opened_at = *batch.sources[int(incident[policy.SOURCE])], int(incident[policy.OFFSET])
         score = score_of_p(rationale.p_value)
         action = origin.policy.action
         return Alert(
             alert_id=stable_id(
-                *self.identity, *at, origin.name, entity_pseudonym, rationale.detector, revision
+                *self.identity, *event, origin.name, entity_pseudonym, rationale.detector, revision
             ),
             source=alert_source(*self.identity, origin.name),
             revision=revision,

@@ -1,9 +1,8 @@
 """All shards of a configuration over in-memory logs: replay and demo drive this.
 
-Several partitions write to an internal topic. Live they write in arrival order; here rows are merged
-by event time, so that a replay is repeatable and a label comes when it would have come. A row is
-processed only when no earlier one can follow: it waits until its reader knows how far all inputs have
-come.
+Several partitions write to an internal topic. A live worker writes rows in arrival order; this module
+merges them by event time, so that a replay is repeatable and processes each label at its own time. A
+row waits until every input has reached its time: then no earlier row can follow.
 """
 
 from collections import deque
@@ -18,7 +17,7 @@ from schemas.alerts import Alert
 from schemas.columns import I64, EventBatch
 from schemas.records import Records
 from stream.config import Config
-from stream.config.stages import StageNode, logs, nodes
+from stream.config.stage_graph import StageNode, logs, nodes
 from stream.config.topology import Log
 from stream.pipeline.alerting import RunInfo
 from stream.pipeline.scores import NO_SCORES, ScoreColumns, ScoreSelection, empty_scores
@@ -36,8 +35,9 @@ class ScoredEvents(NamedTuple):
     scores: dict[str, ScoreColumns]
 
 
-class Advanced(NamedTuple):
-    """What has come out of internal topics: alerts, scored events, and records for output topics."""
+class InternalOutput(NamedTuple):
+    """The output of the stages that read internal topics: alerts, scored events, and records for
+    output topics."""
 
     alerts: list[Alert]
     scored: list[ScoredEvents]
@@ -45,9 +45,9 @@ class Advanced(NamedTuple):
 
 
 class PartitionState(NamedTuple):
-    """A partition's state. next_offset: of the first record that it has not seen, 0 where its records
-    were not a broker's. until_ms: where the offset says nothing, the latest event time that its input
-    has reached; None where there was no event, and of an internal topic."""
+    """A partition's state. next_offset: the offset of its next record, 0 where its records came
+    from files. until_ms: the latest event time of its input, where next_offset is unknown; None
+    where it is known, where there was no event, and for internal topics."""
 
     log: Log
     partition: int
@@ -67,8 +67,8 @@ class _PendingRows:
 
 @dataclass(slots=True)
 class _InputPartition:
-    """A partition of an input: its shard, how far it has come, and the events that wait for their
-    scores. next_offset: after its last record on a broker, 0 where it is read from files."""
+    """A partition of an input: its shard, and the events whose scores are not complete. reached_ms: the
+    due time of its last event. next_offset: after its last record, 0 where it is read from files."""
 
     shard: Shard
     reached_ms: int = -1
@@ -85,11 +85,11 @@ class _InternalPartition:
 
 
 class InMemoryCluster:
-    """Every shard that the records so far have needed.
+    """The shards of every partition that had records, driven in event time.
 
     topics: by input, the topic that its records name; by default the configured one. selection: the
-    scores to compute for every event. recorded: by topic, internal topics that are read as a worker
-    wrote them; the stages here do not write to them. shards: made for the same topics and selection.
+    scores to compute for every event. recorded: by topic, the internal topics that are read from the
+    broker, as a worker wrote them; the cluster's own stages do not write to these. shards: made for the same topics and selection.
     """
 
     def __init__(
@@ -115,35 +115,38 @@ class InMemoryCluster:
     # -- records in -------------------------------------------------------------------------------
 
     def process(self, input_name: str, records: Records) -> ShardOutput:
-        """Take the next records of a partition of an input, or of a recorded internal topic. The rows
-        for internal topics wait only after `enqueue`."""
+        """Process the next records of a partition of an input, or of a recorded internal topic. Call
+        `enqueue` with the output, so that it reaches internal topics."""
         if records.topic in self._recorded:
             log = self._recorded[records.topic]
             return self._internal(log, records.partition).shard.process(records)
-        place = (records.topic, records.partition)
-        if place not in self._sources:
+        topic_partition = (records.topic, records.partition)
+        if topic_partition not in self._sources:
             shard = self._shards.input_shard(input_name, records.partition)
-            self._sources[place] = _InputPartition(shard)
+            self._sources[topic_partition] = _InputPartition(shard)
             self._input_of[records.topic] = input_name
-        source = self._sources[place]
-        if len(records) and records.timestamp_ms[-1] >= 0:  # records of files have no broker's time
+        source = self._sources[topic_partition]
+        if (
+            len(records) and records.timestamp_ms[-1] >= 0
+        ):  # records from files have no broker timestamp
             source.next_offset = int(records.offset[-1]) + 1
         return source.shard.process(records)
 
     def enqueue(self, records: Records, output: ShardOutput, due_ms: I64) -> None:
-        """Let the output for these records wait until it is due. due_ms: int64[n], of its events."""
+        """Queue the output for these records until it is due. due_ms: int64[n], the due time of each
+        event."""
         if records.topic in self._recorded:  # their order is the recorded one
             if isinstance(output.events, EventBatch):
                 self._ready.append(ScoredEvents(output.events, output.scores))
         elif len(due_ms):
             source = self._sources[records.topic, records.partition]
             source.reached_ms = int(due_ms[-1])
-            scores = self._scores_to_come(self._input_of[records.topic], len(due_ms))
+            scores = self._empty_scores(self._input_of[records.topic], len(due_ms))
             pending = _PendingRows(output.events, due_ms)
             source.pending.append((pending, scores | output.scores))
         self._enqueue_internal(output, due_ms)
 
-    def put(self, input_name: str, records: Records) -> ShardOutput:
+    def process_and_enqueue(self, input_name: str, records: Records) -> ShardOutput:
         """Process and enqueue records of an input with a single log."""
         output = self.process(input_name, records)
         reached_ms = self._sources[records.topic, records.partition].reached_ms
@@ -151,7 +154,7 @@ class InMemoryCluster:
         self.enqueue(records, output, due_ms)
         return output
 
-    def _scores_to_come(self, input_name: str, n: int) -> dict[str, ScoreColumns]:
+    def _empty_scores(self, input_name: str, n: int) -> dict[str, ScoreColumns]:
         """Empty scores by each stage that may score events of an input later."""
         if not self._selection.scores:
             return {}
@@ -167,25 +170,25 @@ class InMemoryCluster:
                 self._enqueue_record(record, output.events, due_ms)
 
     def _enqueue_record(self, record: InternalRecord, events: Any, due_ms: I64) -> None:
-        """Let a message wait. events: those that its rows stem from; due_ms: int64[n] of these."""
+        """Queue a message. events: the events that its rows come from; due_ms: int64[n], their due times."""
         internal = self._internal(self._logs[record.log, True], record.partition)
         no_offsets = np.zeros(1, np.int64)
         message = Records(record.log, record.partition, no_offsets, no_offsets, [record.value])
         rows = internal.shard.decode(message)
         source = events.sources.index(rows.sources[int(rows.source[0])])
         same_source = np.flatnonzero(events.source == source)
-        at = np.searchsorted(events.offset[same_source], rows.offset)
-        internal.pending.append(_PendingRows(rows, due_ms[same_source[at]]))
+        event_rows = np.searchsorted(events.offset[same_source], rows.offset)
+        internal.pending.append(_PendingRows(rows, due_ms[same_source[event_rows]]))
 
     def _internal(self, log: Log, partition: int) -> _InternalPartition:
-        place = (log.name, partition)
-        if place not in self._internals:
-            self._internals[place] = _InternalPartition(self._shards.make(log, partition))
-        return self._internals[place]
+        topic_partition = (log.name, partition)
+        if topic_partition not in self._internals:
+            self._internals[topic_partition] = _InternalPartition(self._shards.make(log, partition))
+        return self._internals[topic_partition]
 
-    # -- time goes on -----------------------------------------------------------------------------
+    # -- advancing stream time ------------------------------------------------------------------------
 
-    def advance(self, until_ms: float) -> Advanced:
+    def advance(self, until_ms: float) -> InternalOutput:
         """Process all rows of internal topics that are due before that time, which every input has
         reached; stage after stage, so that a stage sees all output of those before it."""
         alerts: list[Alert] = []
@@ -198,22 +201,26 @@ class InMemoryCluster:
             output = internal.shard.process_rows(due.rows)
             alerts += output.alerts
             records += output.output_records
-            self._put_scores(output)
+            self._write_scores(output)
             self._enqueue_internal(output, due.due_ms)
         ready, self._ready = self._ready, []
-        return Advanced(alerts, [*ready, *self._scored(until_ms)], records)
+        return InternalOutput(alerts, [*ready, *self._scored(until_ms)], records)
 
     def _internal_partitions(self) -> Iterator[TopicPartition]:
         """The partitions of internal topics, in the order of the stages; the stages of one
-        declaration by name, which is the order of the reports on an event. A partition may come to be
+        declaration by name, which is the order of the reports on an event. A partition may be added
         while earlier ones are processed."""
-        of_declaration = groupby(self._nodes, key=lambda node: node.declaration.name)
-        for _, same in of_declaration:
-            for name in sorted(node.name for node in same):
-                yield from sorted(place for place in self._internals if place[0] == name)
+        by_declaration = groupby(self._nodes, key=lambda node: node.declaration.name)
+        for _, declared_nodes in by_declaration:
+            for name in sorted(node.name for node in declared_nodes):
+                yield from sorted(
+                    topic_partition
+                    for topic_partition in self._internals
+                    if topic_partition[0] == name
+                )
 
-    def _put_scores(self, output: ShardOutput) -> None:
-        """Write scores beside the events that wait for them."""
+    def _write_scores(self, output: ShardOutput) -> None:
+        """Write the scores of an internal topic's rows to the pending events that they concern."""
         if not output.scores:
             return
         events = output.events
@@ -223,10 +230,10 @@ class InMemoryCluster:
             source = self._sources.get(events.sources[index])
             for pending, scores in source.pending if source else ():  # a recorded topic has none
                 pending_offsets = pending.rows.offset
-                here = (offset >= pending_offsets[0]) & (offset <= pending_offsets[-1])
-                at = np.searchsorted(pending_offsets, offset[here])
+                is_pending = (offset >= pending_offsets[0]) & (offset <= pending_offsets[-1])
+                pending_rows = np.searchsorted(pending_offsets, offset[is_pending])
                 for name, columns in output.scores.items():
-                    scores[name].put(at, columns.take(rows[here]))
+                    scores[name].write(pending_rows, columns.take(rows[is_pending]))
 
     def _scored(self, until_ms: float) -> Iterator[ScoredEvents]:
         """The events that are due before that time, with their scores."""
@@ -234,14 +241,20 @@ class InMemoryCluster:
             while source.pending:
                 pending, scores = source.pending.popleft()
                 size = len(pending.due_ms)
-                done = int(np.searchsorted(pending.due_ms, until_ms))
-                if done:
-                    first = {name: one.slice(0, done) for name, one in scores.items()}
-                    yield ScoredEvents(pending.rows.slice(0, done), first)
-                if done < size:
-                    rest = _PendingRows(pending.rows.slice(done, size), pending.due_ms[done:])
-                    left = {name: one.slice(done, size) for name, one in scores.items()}
-                    source.pending.appendleft((rest, left))
+                due_count = int(np.searchsorted(pending.due_ms, until_ms))
+                if due_count:
+                    due_scores = {
+                        name: columns.slice(0, due_count) for name, columns in scores.items()
+                    }
+                    yield ScoredEvents(pending.rows.slice(0, due_count), due_scores)
+                if due_count < size:
+                    rest = _PendingRows(
+                        pending.rows.slice(due_count, size), pending.due_ms[due_count:]
+                    )
+                    later_scores = {
+                        name: columns.slice(due_count, size) for name, columns in scores.items()
+                    }
+                    source.pending.appendleft((rest, later_scores))
                     break
 
     # -- state ------------------------------------------------------------------------------------
@@ -249,7 +262,7 @@ class InMemoryCluster:
     def states(self) -> Iterator[PartitionState]:
         """The state of every partition of every log, an empty one where it had no records.
 
-        All rows must have been processed. An input without events has come as far as the others.
+        All rows must have been processed. An input without events counts as having reached the latest time of the others.
         """
         next_offset: dict[tuple[str, bool, int], int] = {}
         shards: dict[tuple[str, bool, int], Shard] = {
@@ -266,9 +279,9 @@ class InMemoryCluster:
         for log in self._logs.values():
             until_ms = reached_ms.get(log.name, latest_ms)
             for partition in range(log.partitions):
-                place = log.name, log.internal, partition
-                shard = shards.get(place) or self._shards.make(log, partition)
-                offset = next_offset.get(place, 0)
+                log_partition = log.name, log.internal, partition
+                shard = shards.get(log_partition) or self._shards.make(log, partition)
+                offset = next_offset.get(log_partition, 0)
                 is_known = log.internal or until_ms < 0 or offset > 0
                 yield PartitionState(log, partition, shard, offset, None if is_known else until_ms)
 
@@ -282,7 +295,7 @@ class InMemoryCluster:
     def state_bytes(self) -> int:
         """The size of every shard's state, as a checkpoint would hold it."""
         shards = [source.shard for source in self._sources.values()]
-        internal = [one.shard for one in self._internals.values()]
+        internal = [partition.shard for partition in self._internals.values()]
         return sum(
             array.nbytes for shard in [*shards, *internal] for array in shard.save().values()
         )
@@ -290,11 +303,11 @@ class InMemoryCluster:
 
 def _scores_input(node: StageNode, input_name: str) -> bool:
     """Whether a stage may score events of an input: those that it reads, or that others report."""
-    return node.combines or input_name in node.inputs
+    return node.combines_reports or input_name in node.inputs
 
 
 def _take_due(internal: _InternalPartition, until_ms: float) -> _PendingRows | None:
-    """Take out the rows that are due before that time, in their order; None where there are none."""
+    """Remove and return the rows that are due before that time, in order; None where there are none."""
     if not internal.pending:
         return None
     rows = internal.shard.join([pending.rows for pending in internal.pending])

@@ -1,4 +1,4 @@
-"""What the stages of a configuration are made from."""
+"""The context that stages are made in."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from stream.pipeline.scores import ScoreSelection
 
 @dataclass(frozen=True, slots=True)
 class StageContext:
-    """What stages of a configuration are made from. topics: by input, the topic that its records
+    """Everything that the stages of a configuration share. topics: by input, the topic that its records
     name. decoders: by input, shared between the configurations that a comparison replays."""
 
     config: Config
@@ -34,13 +34,13 @@ class StageContext:
         return source_partitions(self.config, inputs, self.topics)
 
     def all_sources(self) -> tuple[tuple[str, int], ...]:
-        """Those of all inputs, in an order that does not depend on the configuration's."""
+        """The sources of all inputs, sorted by input name."""
         return self.sources(sorted(self.config.inputs))
 
 
 class Placement(NamedTuple):
-    """The partition that a stage runs for. log: that feeds it; inline: it is not the log's reader,
-    but runs on the reader's output."""
+    """The partition that a stage runs for. log: the log that feeds the shard. inline: whether the stage runs
+    on the output of the stage that reads the log."""
 
     log: Log
     partition: int

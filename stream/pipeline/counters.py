@@ -168,15 +168,15 @@ ALERTS_SUPPRESSED_METRIC: Final = Metric(
     "counter",
     "events",
     STAGE_LABELS,
-    "alarming events that were only counted, because their incident was open",
+    "alarming events without an alert of their own, because their incident was open",
     "nothing: the incident's next alert states their number",
 )
-ALERTS_OVER_BUDGET_METRIC: Final = Metric(
-    "eddy_alerts_over_budget",
+ALERTS_HELD_BACK_METRIC: Final = Metric(
+    "eddy_alerts_held_back",
     "counter",
     "events",
     STAGE_LABELS,
-    "alarming events without an alert, because the budget was used up",
+    "alarming events whose alert the budget held back",
     "if it grows for long, raise policy.alerts_per_day or lower policy.p_max",
 )
 BUDGET_DISPLACED_METRIC: Final = Metric(
@@ -184,7 +184,7 @@ BUDGET_DISPLACED_METRIC: Final = Metric(
     "counter",
     "events",
     STAGE_LABELS,
-    "events of eddy_alerts_over_budget, and updates held back, whose score was above that of an "
+    "events of eddy_alerts_held_back, and updates held back, whose score was above that of an "
     "alert published from the same allowance",
     "if it grows, cheap alerts use up the budget: raise policy.alerts_per_day or lower "
     "policy.p_max",
@@ -281,7 +281,7 @@ POLICY_COUNTERS: Final = (
     StageCounter("alerts_opened", ALERTS_METRIC, ("opened",)),
     StageCounter("alerts_updated", ALERTS_METRIC, ("updated",)),
     StageCounter("alerts_suppressed", ALERTS_SUPPRESSED_METRIC),
-    StageCounter("alerts_over_budget", ALERTS_OVER_BUDGET_METRIC),
+    StageCounter("alerts_held_back", ALERTS_HELD_BACK_METRIC),
     StageCounter("budget_displaced", BUDGET_DISPLACED_METRIC),
 )
 

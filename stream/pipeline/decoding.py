@@ -48,9 +48,9 @@ class Decoder:
         rows, faults, tombstones = self._decodable_rows(batch)
         records = batch if len(rows) == len(batch) else batch.take(rows)
         checked = check(self._codec.decode(records), records)
-        found = [fault._replace(row=int(rows[fault.row])) for fault in checked.faults]
-        repaired = [one._replace(rows=rows[one.rows]) for one in checked.repaired]
-        return DecodedBatch(checked.events, sorted(faults + found), tombstones, repaired)
+        check_faults = [fault._replace(row=int(rows[fault.row])) for fault in checked.faults]
+        repaired = [repair._replace(rows=rows[repair.rows]) for repair in checked.repaired]
+        return DecodedBatch(checked.events, sorted(faults + check_faults), tombstones, repaired)
 
     def _decodable_rows(self, batch: Records) -> tuple[I64, list[Fault], int]:
         """The rows to decode, a fault for each record that is too large, and the number of
@@ -87,12 +87,12 @@ def shared_decoders(configs: Sequence[Config]) -> list[dict[str, SharedDecoder]]
     shared: dict[DecodingKey, SharedDecoder] = {}
     decoders: list[dict[str, SharedDecoder]] = []
     for config in configs:
-        own = {name: decoding_key(config, name) for name in config.inputs}
-        for name, key in own.items():
+        keys = {name: decoding_key(config, name) for name in config.inputs}
+        for name, key in keys.items():
             if key not in shared:
                 decoder = Decoder(config.inputs[name], config.limits, key.fields)
                 shared[key] = SharedDecoder(decoder)
-        decoders.append({name: shared[key] for name, key in own.items()})
+        decoders.append({name: shared[key] for name, key in keys.items()})
     return decoders
 
 

@@ -30,7 +30,7 @@ class InternalTopicWriter:
 
     def write_events(self, events: EventBatch) -> Iterator[InternalRecord]:
         """The messages with the events of an input that the stage reads."""
-        selected = self._subscription.of_events(events)
+        selected = self._subscription.select_events(events)
         count = len(selected.rows) if selected else 0
         self._tally += (count, len(events) - count)
         if selected:
@@ -39,15 +39,15 @@ class InternalTopicWriter:
     def write_output(
         self, name: str, batch: Batch, output: StageOutput
     ) -> Iterator[InternalRecord]:
-        """The messages with what the stage reads of another stage's output for a batch."""
-        selected = self._subscription.of_output(name, batch, output)
+        """The messages with the rows that the stage reads of another stage's output."""
+        selected = self._subscription.select_output(name, batch, output)
         if selected:
             yield from self._records(selected.batch)
 
     def _records(self, batch: Batch) -> Iterator[InternalRecord]:
         """The messages, in order for each partition and source."""
         hashed = hash_text(self._subscription.keys(batch), self._hash_key)
-        # The other half of the hash places an entity in its table: one half for both would crowd it.
+        # hashed[:, 0] selects the slot in the entity table. The same half here would leave slots unused.
         partition = hashed[:, 1] % np.uint64(self._partitions)
         order = np.argsort(partition, kind="stable")
         in_order = batch.take(order)
@@ -62,11 +62,11 @@ class InternalTopicWriter:
         return dict(zip(keys, self._tally.tolist(), strict=True))
 
     def events_counted(self) -> int:
-        """All events so far."""
+        """The number of events so far, sent or not applicable."""
         return int(self._tally.sum())
 
     def backfill_not_applicable(self, events: int) -> None:
-        """Count so many events from before the stage existed as not applicable."""
+        """Count this number of events, from before the stage existed, as not applicable."""
         self._tally[NOT_APPLICABLE] += events
 
     def save(self) -> Arrays:

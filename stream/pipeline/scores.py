@@ -44,11 +44,11 @@ class ScoreColumns(NamedTuple):
         """The scores of these events."""
         return ScoreColumns._make(array[..., rows] for array in self)
 
-    def put(self, rows: I64, scores: "ScoreColumns") -> None:
+    def write(self, rows: I64, scores: "ScoreColumns") -> None:
         """Replace the scores at these rows; where a row is given several times, by the last."""
         pairs: Iterator[tuple[NDArray[Any], NDArray[Any]]] = zip(self, scores, strict=True)
-        for own, other in pairs:
-            own[..., rows] = other
+        for column, new_values in pairs:
+            column[..., rows] = new_values
 
 
 def empty_scores(features: int, n: int, selection: ScoreSelection) -> ScoreColumns:

@@ -1,7 +1,7 @@
 """A shard: all state of the stages that one partition of one log feeds, run in order.
 
-A partition of an input feeds route and the stages that run inline; a partition of an internal topic
-feeds the stage that reads it. The worker assigns shards and checkpoints them, replay and demo drive
+A partition of an input feeds its first stage and the stages that run inline on its output; a partition
+of an internal topic feeds the stage that reads it. The worker assigns shards and checkpoints them, replay and demo drive
 them, and the tests' reference run folds them. A shard does no input or output.
 """
 
@@ -17,7 +17,7 @@ from schemas.dead_letters import DeadLetter
 from schemas.records import Records
 from schemas.reports import ReportBatch
 from stream.config import Config, fingerprint
-from stream.config.stages import StageNode, nodes
+from stream.config.stage_graph import StageNode, nodes
 from stream.config.topology import Log
 from stream.errors import ForeignRecord
 from stream.pipeline.alerting import AlertBuilder, Identity, RunInfo
@@ -45,8 +45,8 @@ class ShardOutput:
     """The output of a shard for one batch of records, in the order of the log.
 
     events: of an input, or the rows of an internal topic. alerts: by event, then by stage, so that
-    cutting the batch elsewhere changes nothing. scores: by stage; if several rows concern one event,
-    the last score is used. internal_records: for internal topics, in order for each partition.
+    cutting the batch elsewhere changes nothing. scores: by stage; where several rows concern one event,
+    the last row's score is used. internal_records: for internal topics, in order for each partition.
     output_records: for the output topics of stages.
     """
 
@@ -76,9 +76,9 @@ class PlacedStage(NamedTuple):
 class Shard:
     """All state of the stages that one partition of one log feeds.
 
-    codec: of an internal topic; None for an input, whose records route decodes. first: the stage
-    that reads the log; inline: those that read its output here, each after those that it reads.
-    event_writers, output_writers: to the internal topics of the other stages.
+    first: the stage that reads the log. inline: the stages that read its output in this shard, each
+    after the stages whose output it reads. event_writers: write events to internal topics.
+    output_writers: write the other output of stages to internal topics.
     """
 
     def __init__(
@@ -144,15 +144,15 @@ class Shard:
             outputs[placed.node.name] = self._run(placed, events, outputs, scores)
         internal = list(self._internal_records(events, outputs))
         self._check_event_counts()
-        alerts = [one for output in outputs.values() for one in output.alerts]
-        alerts.sort(key=lambda one: one.row)
+        alerts = [at_row for output in outputs.values() for at_row in output.alerts]
+        alerts.sort(key=lambda at_row: at_row.row)
         return ShardOutput(
             events=events,
-            alerts=[one.alert for one in alerts],
-            dead_letters=[one for output in outputs.values() for one in output.dead_letters],
+            alerts=[at_row.alert for at_row in alerts],
+            dead_letters=[alert for output in outputs.values() for alert in output.dead_letters],
             scores=scores,
             internal_records=internal,
-            output_records=[one for output in outputs.values() for one in output.records],
+            output_records=[alert for output in outputs.values() for alert in output.records],
         )
 
     def _run(
@@ -162,20 +162,23 @@ class Shard:
         outputs: Mapping[str, StageOutput],
         scores: dict[str, ScoreColumns],
     ) -> StageOutput:
-        """Run a stage on what it reads of the shard's output; its alerts at rows of the events."""
-        selected = placed.subscription.inline(events, outputs)
+        """Run a stage on the rows that it selects from the shard's output. Its alerts refer to rows of the
+        events."""
+        selected = placed.subscription.select_inline(events, outputs)
         if selected is None:
             scores |= self._empty_scores(placed, len(events))
             return StageOutput()
         output = placed.stage.process(selected.batch)
-        own = self._scores_of(placed, selected.batch, output)
+        stage_scores = self._scores_of(placed, selected.batch, output)
         if selected.batch is events:
-            scores |= own
+            scores |= stage_scores
             return output
         for name, columns in self._empty_scores(placed, len(events)).items():
-            columns.put(selected.rows, own[name])
+            columns.write(selected.rows, stage_scores[name])
             scores[name] = columns
-        alerts = [AlertAtRow(int(selected.rows[one.row]), one.alert) for one in output.alerts]
+        alerts = [
+            AlertAtRow(int(selected.rows[at_row.row]), at_row.alert) for at_row in output.alerts
+        ]
         return replace(output, alerts=alerts)
 
     def _scores_of(
@@ -213,7 +216,7 @@ class Shard:
             reader.backfill_not_applicable(uncounted)
 
     def _uncounted(self) -> Iterator[tuple[Stage | InternalTopicWriter, int]]:
-        """Each reader of the shard's events, and the events that passed and it has not counted."""
+        """Each reader of the shard's events, with the number of passed events that it has not counted."""
         passed = self._first.stage.events_passed()
         if passed is None:
             return
@@ -224,43 +227,44 @@ class Shard:
                 yield reader, passed - counted
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """Counters by stage; of a stage that reads elsewhere, the events that it was sent."""
-        own = {name: stage.counts() for name, stage in self.stages.items()}
-        return own | {writer.name: writer.counts() for writer in self._event_writers}
+        """Counters by stage. For a stage in another shard: the events sent to it."""
+        counts = {name: stage.counts() for name, stage in self.stages.items()}
+        return counts | {writer.name: writer.counts() for writer in self._event_writers}
 
     def save(self) -> Arrays:
-        """The state of every stage as it lives, its arrays prefixed by the stage's name."""
-        sent = {self._sent_prefix(one): one.save() for one in self._event_writers}
-        return add_prefix({name: one.save() for name, one in self.stages.items()} | sent)
+        """The live state of every stage, its arrays prefixed by the stage's name."""
+        sent = {self._sent_prefix(writer): writer.save() for writer in self._event_writers}
+        return add_prefix({name: stage.save() for name, stage in self.stages.items()} | sent)
 
     def load(self, state: Arrays) -> None:
         """Replace the state of every stage by one saved under the same configuration."""
-        writers = {self._sent_prefix(one): one for one in self._event_writers}
-        for prefix, one in writers.items():
-            one.load(select_prefix(prefix, state))
-        own = {
+        writers = {self._sent_prefix(writer): writer for writer in self._event_writers}
+        for prefix, writer in writers.items():
+            writer.load(select_prefix(prefix, state))
+        stage_arrays = {
             name: array
             for name, array in state.items()
             if not any(name.startswith(f"{prefix}/") for prefix in writers)
         }
         for name, stage in self.stages.items():
-            stage.load(select_prefix(name, own))
+            stage.load(select_prefix(name, stage_arrays))
 
     def _sent_prefix(self, writer: InternalTopicWriter) -> str:
         return f"{self._first.node.name}/sent/{writer.name}"
 
-    def hooked_arrays(self) -> set[str]:
+    def copy_on_write_arrays(self) -> set[str]:
         """The saved arrays whose rows are written only after the write hook was called."""
         return {
             f"{name}/{array}"
             for name, stage in self.stages.items()
-            for array in stage.hooked_arrays()
+            for array in stage.copy_on_write_arrays()
         }
 
-    def on_write(self, before_write: WriteHook | None) -> None:
-        """Call this hook, or none, before each batch with the rows that the batch will write."""
+    def set_write_hook(self, before_write: WriteHook | None) -> None:
+        """Set the hook to call before each batch, with the rows that the batch will write; None removes
+        it."""
         for name, stage in self.stages.items():
-            stage.on_write(before_write and prefixed_hook(name, before_write))
+            stage.set_write_hook(before_write and prefixed_hook(name, before_write))
 
 
 def _joined(rows: Any, parts: Sequence[ShardOutput]) -> ShardOutput:
@@ -320,14 +324,18 @@ class ShardFactory:
         if first is None:
             raise LookupError(f"no stage reads the log {log.name}")
         others.remove(first)
-        here = [] if log.internal else [node for node in others if log.name in node.inputs]
-        inline = [node for node in here if not node.internal_topic]
+        input_readers = [] if log.internal else [node for node in others if log.name in node.inputs]
+        inline = [node for node in input_readers if not node.internal_topic]
         # Stages of other logs read this shard's events, or what its stages write besides events.
         written = {flow for node in (first, *inline) for flow in node.declaration.writes}
         return Shard(
             self._placed(first, Placement(log, partition, inline=False)),
             [self._placed(node, Placement(log, partition, inline=True)) for node in inline],
-            [self._writer(node, node.internal_topic) for node in here if node.internal_topic],
+            [
+                self._writer(node, node.internal_topic)
+                for node in input_readers
+                if node.internal_topic
+            ],
             [
                 self._writer(node, node.internal_topic)
                 for node in others

@@ -2,7 +2,7 @@
 
 from detectors.scoring.explain import score_of_p
 from stream.config import Config
-from stream.config.stages import scoring_nodes
+from stream.config.stage_graph import scoring_nodes
 from stream.evaluation import database
 from stream.evaluation.evaluate import evaluate
 from stream.evaluation.labelled_run import LabelledRun, Scorer, TableFiles
@@ -35,7 +35,7 @@ def scorers_of(config: Config) -> list[Scorer]:
             node.key,
             score_of_p(node.policy.p_max) if node.policy else 0.0,
             node.score_features or (),
-            node.combines,
+            node.combines_reports,
         )
         for node in scoring_nodes(config)
     ]

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from detectors.spec import seconds
 from schemas.columns import F64, I64, Bools
 from stream.config import Config
-from stream.config.stages import nodes
+from stream.config.stage_graph import nodes
 from stream.evaluation.labelled_run import ALERTED
 from stream.replay.table_columns import INCIDENT_COLUMNS, TIME
 from stream.replay.tables import TableFile, read_table_batches
@@ -149,13 +149,13 @@ class _MonitorIncidents:
         self._key, self.last_ms, self.row = (column[order] for column in (key, last_ms, row))
 
     def extend(self, scores: Path, suppressed: I64) -> None:
-        """Set last_ms to the last event of each incident, and add its events with the outcome "counted" to
+        """Set last_ms to the last event of each incident, and add its events with the outcome "suppressed" to
         suppressed, int64[incidents of all monitors].
 
         Rows of scores are in the order of the logs, so 9 bytes of each event in an incident are held in
         memory until all can be sorted by time.
         """
-        key, is_counted = self._alerted_events(scores)
+        key, is_suppressed = self._alerted_events(scores)
         index = np.searchsorted(self._key, key, side="right") - 1  # the last incident opened before
         # events of an incident follow each other without a longer gap
         chain = np.cumsum(np.diff(key, prepend=key[:1]) > self._gap_ms)
@@ -164,21 +164,23 @@ class _MonitorIncidents:
         np.maximum.at(self.last_ms, index[inside], key[inside] & TIME_MASK)
         # an event outside of all incidents is late: it belongs to the incident that opened after it
         index = np.minimum(index + ~inside, len(self._key) - 1)
-        np.add.at(suppressed, self.row[index[is_counted & self._same_entity(key, index)]], 1)
+        np.add.at(suppressed, self.row[index[is_suppressed & self._same_entity(key, index)]], 1)
 
     def _alerted_events(self, scores: Path) -> tuple[I64, Bools]:
-        """(keys, is_counted): the sorted keys of all openings and alerted events; and whether each is an
-        event with the outcome "counted"."""
-        keys, is_counted = [self._key], [np.zeros(len(self._key), np.bool_)]
+        """(keys, is_suppressed): the sorted keys of all openings and alerted events; and whether each is an
+        event with the outcome "suppressed"."""
+        keys, is_suppressed = [self._key], [np.zeros(len(self._key), np.bool_)]
         for batch in read_table_batches(scores, ["event_time", self.field, self._activity]):
             alerted = batch.filter(pc.is_in(batch[self._activity], pa.array(ALERTED)))
             rows, key = self._keys(alerted)
-            counted = pc.equal(alerted[self._activity], "counted").to_numpy(zero_copy_only=False)
+            suppressed = pc.equal(alerted[self._activity], "suppressed").to_numpy(
+                zero_copy_only=False
+            )
             keys.append(key)
-            is_counted.append(counted[rows])
+            is_suppressed.append(suppressed[rows])
         key = np.concatenate(keys)
         order = np.argsort(key, kind="stable")
-        return key[order], np.concatenate(is_counted)[order]
+        return key[order], np.concatenate(is_suppressed)[order]
 
     def locate(self, batch: pa.RecordBatch) -> tuple[I64, I64]:
         """(rows, incidents): the rows of the batch that lie in an incident, and the rows of their incidents

@@ -13,7 +13,7 @@ from schemas.columns import EventBatch
 from schemas.dead_letters import DeadLetter
 from stream.clock import format_time_ms
 from stream.config import Config, extracted_fields
-from stream.config.stages import nodes
+from stream.config.stage_graph import nodes
 from stream.inputs.diagnostics import (
     SECONDS_HINT,
     SECONDS_SUSPECTED_BELOW_MS,
@@ -208,7 +208,7 @@ class ReplayNotes:
             return
         counts = Counter[str]()
         for node in nodes(self._config):
-            if node.combines:
+            if node.combines_reports:
                 counts = tally.monitors.get(node.name, counts)
         if counts["learning_active"]:
             yield "learning was active at the end: assess used the model learned from labels"

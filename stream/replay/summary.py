@@ -11,7 +11,7 @@ from schemas.columns import EventBatch
 from schemas.events import LABEL_TYPE
 from stream.clock import format_time_ms
 from stream.config import Config, fingerprint
-from stream.config.stages import nodes, scoring_nodes
+from stream.config.stage_graph import nodes, scoring_nodes
 from stream.evaluation.conclusions import no_evaluation_reason, run_headline
 from stream.evaluation.results import Evaluation
 from stream.pipeline.cluster import InMemoryCluster

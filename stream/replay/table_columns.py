@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from detectors.monitor import value_names
 from stream.config import Config, learning_inputs
-from stream.config.stages import scoring_nodes
+from stream.config.stage_graph import scoring_nodes
 from stream.evaluation.labelled_run import ALERTED
 
 TIME: Final = pa.timestamp("ms")
@@ -33,7 +33,7 @@ POSITION: Final = (
     ),
 )
 ACTIVITIES: Final = pa.array([None, *ALERTED, "held_back"])
-"""The policy's outcome for an event, by the codes `policy.QUIET` … `policy.OVER_BUDGET`."""
+"""The policy's outcome for an event, by the codes `policy.QUIET` … `policy.HELD_BACK`."""
 
 CONTRIBUTION: Final = pa.struct(
     [
@@ -179,8 +179,8 @@ def score_columns(config: Config) -> pa.Schema:
     if learning_inputs(config):
         combined_meaning = "-log10 of assess's p-value; null where no monitor scored the event"
     scorers = [node.name for node in scoring_nodes(config)]
-    combining = [node.name for node in scoring_nodes(config) if node.combines]
-    outcomes = "opened, updated or counted in an incident, or held_back by the budget; else null"
+    combining = [node.name for node in scoring_nodes(config) if node.combines_reports]
+    outcomes = "opened, updated or suppressed in an incident, or held_back by the budget; else null"
     return pa.schema(
         [
             EVENT_ID,
@@ -233,7 +233,7 @@ def fraud_columns(config: Config) -> pa.Schema:
             column(
                 "alerted",
                 pa.bool_(),
-                "whether it opened, updated or was counted in an incident",
+                "whether it opened, updated or was suppressed in an incident",
                 required=True,
             ),
             column("published", pa.bool_(), "whether an alert was published on it", required=True),

@@ -21,7 +21,7 @@ from schemas.alerts import Alert
 from schemas.columns import F64, Bools, EventBatch
 from schemas.events import LABEL_TYPE
 from stream.config import Config, learning_inputs
-from stream.config.stages import scoring_nodes
+from stream.config.stage_graph import scoring_nodes
 from stream.pipeline.cluster import ScoredEvents
 from stream.replay.table_columns import (
     ACTIVITIES,
@@ -105,7 +105,7 @@ class ScoreFile(TableFile):
         self._monitors = {monitor.name: value_names(monitor) for monitor in config.monitors}
         scorers, learns = scoring_nodes(config), bool(learning_inputs(config))
         self._scorers = [node.name for node in scorers]
-        self._combining = [node.name for node in scorers if node.combines and learns]
+        self._combining = [node.name for node in scorers if node.combines_reports and learns]
         """Assess, if it learns from labels: only then does it score every event."""
         self._fields = entity_columns(config)
         self._span = span

@@ -41,7 +41,7 @@ def incident_facts(incident: Incident) -> Iterator[tuple[str, str]]:
     )
     yield "Rarity", f"p = {alert.p_value:.2g}, alert at {alert.threshold:.2g}, by {alert.detector}"
     last = format_time(incident.last_ms)
-    yield "Alerts", f"{incident.alerts} sent, {incident.suppressed} only counted, last seen {last}"
+    yield "Alerts", f"{incident.alerts} sent, {incident.suppressed} suppressed, last seen {last}"
     if alert.related:
         yield (
             "Related",

@@ -14,7 +14,7 @@ from stream.checkpoints.recovery import recover
 from stream.checkpoints.store import Folder, saved_folder
 from stream.clock import Clock
 from stream.config import Config
-from stream.config.stages import logs
+from stream.config.stage_graph import logs
 from stream.config.topology import Log
 from stream.errors import EddyError, PartitionCountChanged, StateWouldBeDropped
 from stream.kafka.positions import CommittedOffset, Partition
@@ -143,7 +143,7 @@ class Assignment:
         return {partition: self.partitions[partition].next_offset for partition in partitions}
 
     def release(self, event: str, partitions: list[Partition]) -> None:
-        """Forget partitions; what is being written of them is cancelled. event: for the log."""
+        """Remove partitions and cancel checkpoints of them that are being written. event: for the log."""
         for partition in partitions:
             assigned = self.partitions.pop(partition, None)
             if assigned is not None:

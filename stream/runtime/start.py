@@ -7,7 +7,7 @@ import structlog
 
 from stream.checkpoints.state_losses import check_state_losses
 from stream.config import Config, secret_problem
-from stream.config.stages import logs
+from stream.config.stage_graph import logs
 from stream.kafka.admin import TopicAdmin
 from stream.kafka.positions import Partition
 from stream.kafka.properties import printable_properties, slot_properties

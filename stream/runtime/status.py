@@ -1,4 +1,4 @@
-"""What a worker shows of itself: metrics, readiness, and log lines about its progress."""
+"""Publishes a worker's metrics and readiness, and logs its progress."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -75,7 +75,7 @@ class StatusPublisher:
         self._joined, self._warned = True, False
 
     def publish(self) -> None:
-        """Beat, and do what is due of the rest."""
+        """Record a beat, and publish metrics and log progress where these are due."""
         partitions = self._assignment.partitions
         relearning = any(assigned.offsets_left() for assigned in partitions.values())
         self._health.beat("relearning" if relearning else "live" if self._joined else "joining")

@@ -1,6 +1,6 @@
 """Runs several workers on one machine: restarts one that crashes in the same slot, and stops all.
 
-Workers do not know of each other: they meet only in the consumer group. Each is forked from a
+Workers share only the consumer group. Each is forked from a
 process that has loaded every module and compiled kernel (`stream.runtime.preload`), so that a
 restarted worker starts at once. It also holds the end of a pipe, so that it stops when the
 supervisor is gone, however that ended. The supervisor itself reads no topic and no configuration.

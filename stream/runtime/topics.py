@@ -12,7 +12,7 @@ from typing import Final, Literal, NamedTuple
 from detectors.spec import seconds
 from schemas.codecs.internal_events import MESSAGE_BYTES_MAX
 from stream.config import Config
-from stream.config.stages import OutputTopic, nodes, output_topics
+from stream.config.stage_graph import OutputTopic, nodes, output_topics
 from stream.errors import ConfigError
 from stream.runtime.interfaces import Admin
 
@@ -90,8 +90,10 @@ def required_topics(config: Config) -> list[RequiredTopic]:
         if node.internal_topic
     )
     outputs = (
-        RequiredTopic(one.path, one.topic, "output", one.partitions, _output_settings(one))
-        for one in output_topics(config)
+        RequiredTopic(
+            output.path, output.topic, "output", output.partitions, _output_settings(output)
+        )
+        for output in output_topics(config)
     )
     return [*inputs, *internal, *outputs]
 
@@ -103,14 +105,14 @@ def _output_settings(topic: OutputTopic) -> dict[str, str]:
 def existing_topics(config: Config, admin: Admin) -> dict[str, ExistingTopic]:
     """The required topics that exist, by name."""
     required = required_topics(config)
-    counts = admin.partition_counts([one.topic for one in required])
+    counts = admin.partition_counts([topic.topic for topic in required])
     return {
-        one.topic: ExistingTopic(
-            counts[one.topic],
-            admin.settings(one.topic, SETTINGS) if one.settings else {},
+        topic.topic: ExistingTopic(
+            counts[topic.topic],
+            admin.settings(topic.topic, SETTINGS) if topic.settings else {},
         )
-        for one in required
-        if one.topic in counts
+        for topic in required
+        if topic.topic in counts
     }
 
 
@@ -122,13 +124,16 @@ def check_topics(config: Config, existing: Mapping[str, ExistingTopic]) -> None:
     """
     least_ms = retention_ms_min(config)
     required = required_topics(config)
-    inputs = [one for one in required if one.kind == "input"]
+    inputs = [topic for topic in required if topic.kind == "input"]
     if any(
-        one.topic in existing and one.partitions != existing[one.topic].partitions for one in inputs
+        topic.topic in existing and topic.partitions != existing[topic.topic].partitions
+        for topic in inputs
     ):
-        required = [one for one in required if one.kind != "internal"]
+        required = [topic for topic in required if topic.kind != "internal"]
     problems = [
-        line for one in required for line in _differences(one, existing.get(one.topic), least_ms)
+        line
+        for topic in required
+        for line in _differences(topic, existing.get(topic.topic), least_ms)
     ]
     if problems:
         raise ConfigError(problems)
@@ -196,9 +201,9 @@ def missing_topics(
 ) -> list[tuple[str, int, Mapping[str, str]]]:
     """Topics to create: name, partitions, settings. inputs: whether to create those of inputs, too."""
     return [
-        (one.topic, one.partitions or 1, one.settings)
-        for one in required_topics(config)
-        if one.topic not in existing and (inputs or one.kind != "input")
+        (topic.topic, topic.partitions or 1, topic.settings)
+        for topic in required_topics(config)
+        if topic.topic not in existing and (inputs or topic.kind != "input")
     ]
 
 
@@ -209,12 +214,12 @@ def permissions(config: Config) -> Iterator[str]:
         "output": ("Write", "Describe"),
         "internal": ("Read", "Write", "Describe"),
     }
-    for one in required_topics(config):
-        settings = ("DescribeConfigs",) if one.settings else ()
-        yield _allow((*allowed[one.kind], *settings), f"--topic {one.topic}")
+    for topic in required_topics(config):
+        settings = ("DescribeConfigs",) if topic.settings else ()
+        yield _allow((*allowed[topic.kind], *settings), f"--topic {topic.topic}")
     yield _allow(("Read",), f"--group {config.group}")
-    own = f"--transactional-id {config.group}- --resource-pattern-type prefixed"
-    yield _allow(("Write", "Describe"), own)
+    transactions = f"--transactional-id {config.group}- --resource-pattern-type prefixed"
+    yield _allow(("Write", "Describe"), transactions)
 
 
 def _allow(operations: Iterable[str], resource: str) -> str:

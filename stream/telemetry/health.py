@@ -99,7 +99,7 @@ def respond(path: str, metrics: MetricsCollector, health: WorkerHealth) -> Respo
             return status, _PLAIN, f"the last beat was {since_beat_s:.1f} s ago\n".encode()
         case "/readyz":
             reasons = health.reasons_not_ready()
-            body = "".join(f"{one}\n" for one in reasons or ["live"])
+            body = "".join(f"{reason}\n" for reason in reasons or ["live"])
             return 503 if reasons else 200, _PLAIN, body.encode()
         case _:
             return 404, _PLAIN, b"expected /metrics, /healthz or /readyz\n"

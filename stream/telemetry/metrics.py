@@ -8,7 +8,7 @@ counted by the collector.
 from collections.abc import Iterable, Mapping
 from typing import Final, Literal, NamedTuple, get_args
 
-from stream.config.stages import declared_stages
+from stream.config.stage_graph import declared_stages
 from stream.pipeline.counters import PARTITION_LABELS, STAGE_LABELS, Metric, StageCounter
 
 WorkerState = Literal["joining", "relearning", "live"]

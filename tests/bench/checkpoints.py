@@ -28,7 +28,7 @@ from stream.checkpoints.recovery import recover
 from stream.checkpoints.store import Folder
 from stream.clock import now_text
 from stream.config import CheckpointsSpec, parse
-from stream.config.stages import logs
+from stream.config.stage_graph import logs
 from stream.kafka.positions import CommittedOffset, Partition
 from stream.pipeline.alerting import RunInfo
 from stream.telemetry import logging

@@ -18,7 +18,7 @@ import orjson
 from confluent_kafka import Consumer, Producer, TopicPartition
 
 from stream.config import load
-from stream.config.stages import logs
+from stream.config.stage_graph import logs
 from stream.config.topology import Log
 from tests.bench import broker, launching
 from tests.bench.broker import WAIT_MAX_S

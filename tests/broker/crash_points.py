@@ -17,7 +17,7 @@ from schemas.events import LABEL_TYPE
 from stream.checkpoints import loading
 from stream.checkpoints.manifest import offset_of
 from stream.checkpoints.store import Folder
-from stream.config.stages import nodes
+from stream.config.stage_graph import nodes
 from stream.config.topology import Log
 from stream.kafka.positions import Partition
 from stream.kafka.sink import KafkaSink
@@ -100,7 +100,7 @@ def is_sent_by_watch(worker: Worker, where: Partition, *_: object) -> bool:
 
 def combines(worker: Worker, log: Log) -> bool:
     """Whether the stage that reads an internal topic combines reports."""
-    return any(node.combines for node in nodes(worker._config) if node.name == log.name)
+    return any(node.combines_reports for node in nodes(worker._config) if node.name == log.name)
 
 
 def has_labels(stage: object, batch: EventBatch) -> bool:

@@ -33,7 +33,7 @@ from schemas.alerts import Alert, alert_record
 from schemas.records import Records
 from stream.checkpoints.manifest import parse_pointer
 from stream.config import load
-from stream.config.stages import logs
+from stream.config.stage_graph import logs
 from stream.config.topology import Log
 from stream.kafka.admin import TopicAdmin
 from stream.kafka.positions import Partition

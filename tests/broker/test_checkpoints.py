@@ -20,7 +20,7 @@ from stream.checkpoints.loading import load as load_arrays
 from stream.checkpoints.migration import migrate
 from stream.checkpoints.store import Folder
 from stream.config import fingerprint, load, state_config
-from stream.config.stages import logs
+from stream.config.stage_graph import logs
 from stream.kafka.positions import Partition
 from stream.pipeline.alerting import RunInfo
 from stream.pipeline.shard import Shard, ShardFactory

@@ -12,7 +12,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewPartitions
 
 from stream.config import load
-from stream.config.stages import logs
+from stream.config.stage_graph import logs
 from stream.inputs.diagnostics import MISPLACED_KEYS
 from stream.kafka.positions import Partition
 from stream.kafka.sink import PlainProducer

@@ -23,7 +23,7 @@ from stream.checkpoints.recovered import StartContext
 from stream.checkpoints.recovery import recover
 from stream.checkpoints.store import Folder, open_store, saved_folder
 from stream.config import load
-from stream.config.stages import logs
+from stream.config.stage_graph import logs
 from stream.kafka.positions import Partition
 from stream.kafka.topic_reader import OffsetRange, TopicReader
 from stream.pipeline.alerting import RunInfo

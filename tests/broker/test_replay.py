@@ -10,7 +10,7 @@ from confluent_kafka.admin import AdminClient
 
 from schemas.alerts import without_run
 from stream.config import load
-from stream.config.stages import logs
+from stream.config.stage_graph import logs
 from stream.errors import InputError
 from stream.kafka.positions import Partition
 from stream.replay import Summary, manifest, replay, rerun

@@ -12,7 +12,7 @@ from stream.checkpoints.recovered import RecoveredState, StartContext
 from stream.checkpoints.recovery import recover
 from stream.checkpoints.store import Folder, ObjectStorage
 from stream.config import CheckpointsSpec, Config, parse
-from stream.config.stages import logs
+from stream.config.stage_graph import logs
 from stream.config.topology import Log
 from stream.kafka.positions import CommittedOffset, Partition
 from stream.pipeline.alerting import RunInfo

@@ -17,7 +17,7 @@ from stream.checkpoints.recovery import recover
 from stream.checkpoints.saving import save
 from stream.checkpoints.store import Folder, saved_folder
 from stream.config import Config, fingerprint
-from stream.config.stages import logs
+from stream.config.stage_graph import logs
 from stream.config.topology import Log
 from stream.errors import (
     CheckpointCorrupt,

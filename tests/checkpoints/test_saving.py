@@ -18,7 +18,7 @@ from stream.checkpoints.recovery import recover
 from stream.checkpoints.saving import check_save_target, save
 from stream.checkpoints.store import saved_folder
 from stream.config import Config, fingerprint
-from stream.config.stages import logs
+from stream.config.stage_graph import logs
 from stream.config.topology import Log
 from stream.errors import (
     CheckpointCorrupt,
@@ -88,7 +88,7 @@ def test_every_partition_begins_with_the_state_that_the_replay_ended_with(tmp_pa
     cluster = InMemoryCluster(made, RUN, {"shop": "shop"})
     values = stream().slice(0, HISTORY)
     records = Records("shop", 0, values.offset, values.timestamp_ms, values.values)
-    cluster.put("shop", records)
+    cluster.process_and_enqueue("shop", records)
     cluster.advance(float("inf"))
     states = list(cluster.states())
     assert [(one.log.name, one.partition) for one in states] == [
@@ -144,7 +144,7 @@ def test_it_starts_after_the_records_the_replay_has_read(tmp_path: Path) -> None
     assert (found.head.offset, found.live_from) == (77, 77)
     assert begun(tmp_path, made, place).head.offset == 3
     cluster = InMemoryCluster(made, RUN)
-    last_ms = max(cluster.put("shop", stream().slice(0, HISTORY)).events.time_ms)
+    last_ms = max(cluster.process_and_enqueue("shop", stream().slice(0, HISTORY)).events.time_ms)
     assert asked == [last_ms]
     internal = next(log for log in logs(made) if log.name == "account")
     assert begun(tmp_path, made, place, internal, offset_at=offset_at).head.offset == 3
@@ -157,7 +157,9 @@ def test_a_state_of_the_topic_itself_continues_by_offset(tmp_path: Path) -> None
     cluster = InMemoryCluster(made, RUN)
     recorded = stream().slice(0, HISTORY)
     at_ms = np.full(HISTORY, 1_900_000_000_000)
-    cluster.put("shop", Records(SHOP.topic, 0, recorded.offset + 50, at_ms, recorded.values))
+    cluster.process_and_enqueue(
+        "shop", Records(SHOP.topic, 0, recorded.offset + 50, at_ms, recorded.values)
+    )
     cluster.advance(float("inf"))
     save(made, cluster.states(), str(tmp_path / "saved"))
     place, behind = str(tmp_path / "saved"), 50 + HISTORY
@@ -294,11 +296,11 @@ def test_saving_reads_a_state_and_changes_nothing(tmp_path: Path) -> None:
     made = config()
     clusters = [InMemoryCluster(made, RUN) for _ in range(2)]
     for cluster in clusters:
-        cluster.put("shop", stream().slice(0, HISTORY))
+        cluster.process_and_enqueue("shop", stream().slice(0, HISTORY))
         cluster.advance(float("inf"))
     save(made, clusters[0].states(), str(tmp_path))
     for cluster in clusters:
-        cluster.put("shop", stream().slice(HISTORY, EVENTS))
+        cluster.process_and_enqueue("shop", stream().slice(HISTORY, EVENTS))
     one, other = ([state.shard.save() for state in cluster.states()] for cluster in clusters)
     for left, right in zip(one, other, strict=True):
         assert_same(left, right)

@@ -11,7 +11,7 @@ import xxhash
 from detectors.monitor import Monitor
 from detectors.state import STATE_VERSION, Arrays
 from stream.config import parse
-from stream.config.stages import logs
+from stream.config.stage_graph import logs
 from stream.pipeline.alerting import RunInfo
 from stream.pipeline.shard import ShardFactory
 from tests.laws.registry import MONITORS

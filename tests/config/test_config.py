@@ -18,7 +18,7 @@ from stream.config import (
     parse,
     secret_problem,
 )
-from stream.config.stages import StageNode, logs, nodes
+from stream.config.stage_graph import StageNode, logs, nodes
 from stream.config.topology import source_partitions
 from stream.errors import ConfigError
 
@@ -70,7 +70,9 @@ def test_every_ready_configuration_is_valid(path: Path) -> None:
     """The configurations we ship load, and every monitor of theirs reads its topic directly, unless
     it learns from labels, which have one of their own."""
     config = load(path)
-    indirect = {node.name for node in nodes(config) if node.internal_topic and not node.combines}
+    indirect = {
+        node.name for node in nodes(config) if node.internal_topic and not node.combines_reports
+    }
     assert indirect == {one.name for one in config.monitors if "label" in one.inputs}
 
 
@@ -264,6 +266,22 @@ def test_a_field_that_no_input_maps_is_named() -> None:
         "monitors[0].entity",
         "monitors[0].features[2].field",
     ]
+
+
+def test_a_subject_that_a_monitor_cannot_report_is_named() -> None:
+    """An input of each monitor must map the subject of assess: a report names it."""
+    two = document()
+    two["inputs"]["site"] = {"topic": "site", "codec": "access_log"}
+    two["monitors"].append(two["monitors"][0] | {"name": "ip", "entity": "ip", "inputs": ["site"]})
+    two["assess"] = {"subject": "account"}
+    [line] = problems_of(two)
+    assert line.startswith("assess.subject: got account, which no input of the monitor ip maps; ")
+    assert "expected an entity field that its inputs map (" in line
+    assert line.endswith("or account in inputs.site.fields")
+    two["monitors"][1]["inputs"] = ["site", "shop"]
+    assert parse(two, {}).assess
+    del two["monitors"][1]
+    assert parse(two, {}).assess
 
 
 def test_the_environment_fills_texts_and_is_never_shown() -> None:

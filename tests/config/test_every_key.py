@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from detectors.spec import DURATION, seconds
 from stream.cli import app
 from stream.config import Config, fingerprint, load, parse
-from stream.config.stages import logs
+from stream.config.stage_graph import logs
 from stream.errors import ConfigError, EddyError, InputError
 from stream.pipeline.alerting import RunInfo
 from stream.pipeline.shard import ShardFactory

@@ -16,7 +16,7 @@ from confluent_kafka.admin import AdminClient
 from numpy.random import PCG64, Generator
 
 from stream.config import load
-from stream.config.stages import logs
+from stream.config.stage_graph import logs
 from stream.kafka.sink import PlainProducer
 from stream.simulator import LABEL_DELAY_MS, START_MS, SimulatedLine, lines
 from stream.simulator import Shop as Simulated

@@ -12,7 +12,7 @@ import stream.cli  # noqa: F401 - and what it loads
 import tests.broker.crash_points  # noqa: F401 - the worker's modules
 from schemas.records import Records
 from stream.config import parse
-from stream.config.stages import logs
+from stream.config.stage_graph import logs
 from stream.pipeline.alerting import RunInfo
 from stream.pipeline.shard import ShardFactory
 from stream.simulator import Shop as Simulated

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from detectors.entities import AdmittedEvents
 from detectors.scoring import policy
 from detectors.scoring.policy import (
+    HELD_BACK,
     OPENED,
-    OVER_BUDGET,
     QUIET,
     SUPPRESSED,
     UPDATED,
@@ -83,7 +83,7 @@ def test_the_budget_is_a_cap_even_when_everything_alerts() -> None:
     """100 entities alert within a minute; ten alerts, one day's budget, are published."""
     out, decider = _decide(list(range(100)), [1e-9] * 100, list(range(100)))
     assert (out.activity == OPENED).sum() == 10
-    assert (out.activity == OVER_BUDGET).sum() == 90
+    assert (out.activity == HELD_BACK).sum() == 90
     assert decider.state.activities.sum() == 100
     assert out.budget_used[-1] == 1.0
 
@@ -97,7 +97,7 @@ def test_an_escalation_is_measured_from_the_peak() -> None:
 def test_an_update_costs_budget() -> None:
     """With three alerts a day, an opening and two escalations leave nothing for another entity."""
     out, _ = _decide(range(0, 4_000, 1_000), [1e-4, 1e-6, 1e-8, 1e-8], [0, 0, 0, 1], budget=3.0)
-    assert out.activity.tolist() == [OPENED, UPDATED, UPDATED, OVER_BUDGET]
+    assert out.activity.tolist() == [OPENED, UPDATED, UPDATED, HELD_BACK]
     assert out.budget_used.tolist() == [1 / 3, 2 / 3, 1.0, 1.0]
 
 
@@ -146,7 +146,7 @@ def test_a_suppressed_stronger_alert_is_counted() -> None:
     p = [1e-9, 1e-5, 1e-6, 1e-5, 1e-6, 1e-4]
     warm = [True, True, False, True, True, True]
     _, decider = _decide(times, p, [*range(6)], budget=2.0, warm=warm)
-    assert decider.counts()["alerts_over_budget"] == 3
+    assert decider.counts()["alerts_held_back"] == 3
     assert decider.counts()["budget_displaced"] == 1
     _, decider = _decide([0, DAY_MS, DAY_MS + 1], [1e-5, 1e-9, 1e-8], [0, 1, 2], budget=1.0)
     assert decider.counts()["budget_displaced"] == 0
@@ -215,8 +215,8 @@ def test_no_day_has_more_alerts_than_allowed(data: st.DataObject) -> None:
     for day in range(5):
         allowed = allowance(float(day), budget, shards, shard)
         assert published[days == day].sum() <= allowed
-    counted = out.held_back.sum() + decider.state.held[policy.HELD_BACK]
-    assert counted >= (out.activity == OVER_BUDGET).sum()
+    counted = out.held_back.sum() + decider.state.held[policy.HELD_BACK_COUNT]
+    assert counted >= (out.activity == HELD_BACK).sum()
 
 
 def test_the_threshold_is_what_the_budget_allows() -> None:

@@ -71,7 +71,7 @@ def events(path: Path, name: str) -> list[Row]:
         score = row["score" if name == "all" else f"score_{name}"]
         fraud = label is not None and label["verdict"] == "fraud"
         became = {row[f"activity_{scorer}"] for scorer in scorers}
-        alerted = bool(became & {"opened", "updated", "counted"})
+        alerted = bool(became & {"opened", "updated", "suppressed"})
         published = (row["topic"], row["partition"], row["offset"]) in on
         assert published == bool(became & {"opened", "updated"})
         more = {
@@ -274,11 +274,11 @@ def test_incidents_are_frauds_where_one_of_their_events_is(run: Path) -> None:
         assert incident["alerts"] == len(alerts)
         assert incident["top_score"] == max(alert["score"] for alert in alerts)
         became = [row[f"activity_{incident['monitor']}"] for row in inside]
-        assert incident["suppressed"] == became.count("counted")
+        assert incident["suppressed"] == became.count("suppressed")
         assert incident["last"] == max(
             r["event_time"]
             for r, b in zip(inside, became, strict=True)
-            if b in {"opened", "updated", "counted"}
+            if b in {"opened", "updated", "suppressed"}
         )
     judged_from = min(row["event_time"] for row in seen(run, "all"))
     counted = [one for one in table(run, "incidents") if one["opened"] >= judged_from]

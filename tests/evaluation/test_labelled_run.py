@@ -158,7 +158,7 @@ def test_an_attack_gets_one_score(tmp_path: Path) -> None:
     )
     assert evaluation.missed.frauds == 0
     activities = [row["activity_spend"] for row in rows_of(tmp_path, "scores")]
-    assert activities == [None] * 100 + ["opened"] + ["counted"] * 6 + [None]
+    assert activities == [None] * 100 + ["opened"] + ["suppressed"] * 6 + [None]
 
 
 def test_a_late_event_leaves_an_incident_that_was_over(tmp_path: Path) -> None:
@@ -448,6 +448,6 @@ def test_outcomes_per_event_equal_the_policys_counts(tmp_path: Path, hop: bool, 
             assert row[f"activity_{scorer}"] == alert["activity"]
             assert row["event_id"] == alert["event_id"]
         counts = summary.monitors[scorer]
-        assert became["held_back"] == counts["alerts_over_budget"] > 0
-        assert became["counted"] == counts["alerts_suppressed"]
-    assert Counter(row["activity_spend"] for row in scores.values())["counted"] > 0
+        assert became["held_back"] == counts["alerts_held_back"] > 0
+        assert became["suppressed"] == counts["alerts_suppressed"]
+    assert Counter(row["activity_spend"] for row in scores.values())["suppressed"] > 0

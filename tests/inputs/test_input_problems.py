@@ -7,7 +7,7 @@ from structlog.testing import capture_logs
 
 from schemas.records import Records
 from stream.config import Config, parse
-from stream.config.stages import logs
+from stream.config.stage_graph import logs
 from stream.config.topology import Log
 from stream.inputs.diagnostics import RECORDS_MIN, InputDiagnostics, InputProblem
 from stream.pipeline.alerting import RunInfo

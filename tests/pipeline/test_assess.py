@@ -19,7 +19,7 @@ from schemas.alerts import ALERT_BYTES_MAX, alert_record
 from schemas.columns import EventBatch
 from schemas.reports import ReportBatch, concat_reports
 from stream.config import Config, load, parse
-from stream.config.stages import ReadPath, logs, nodes
+from stream.config.stage_graph import ReadPath, logs, nodes
 from stream.pipeline.alerting import RunInfo
 from stream.pipeline.shard import Shard, ShardFactory
 from stream.replay import replay

@@ -18,7 +18,7 @@ from stream.checkpoints.recovered import StartContext
 from stream.checkpoints.recovery import recover
 from stream.checkpoints.store import Folder
 from stream.config import Config, parse
-from stream.config.stages import logs
+from stream.config.stage_graph import logs
 from stream.pipeline.alerting import RunInfo
 from stream.pipeline.shard import ShardFactory
 from stream.pipeline.stages.assess import Assess
@@ -117,7 +117,7 @@ def test_a_replay_publishes_the_same(config: Config, payments: list[bytes], tmp_
     of_assess = Counter(row["event_time"].date() for row in rows if row["monitor"] == "assess")
     assert set(of_assess.values()) == {2}
     counts = summary.monitors["spend"]
-    assert counts["alerts_over_budget"] == 40 * DAYS - len(spent)
+    assert counts["alerts_held_back"] == 40 * DAYS - len(spent)
     assert "budget_displaced" in counts
 
 

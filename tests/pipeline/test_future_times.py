@@ -11,7 +11,7 @@ import pytest
 from schemas.alerts import Alert, alert_record, without_run
 from schemas.records import Records
 from stream.config import Config, parse
-from stream.config.stages import logs
+from stream.config.stage_graph import logs
 from stream.pipeline.alerting import RunInfo
 from stream.pipeline.shard import Shard, ShardFactory
 from stream.replay import replay

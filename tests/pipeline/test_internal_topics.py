@@ -19,7 +19,7 @@ from schemas.alerts import alert_record
 from schemas.columns import EventBatch
 from schemas.records import Records
 from stream.config import Config, parse
-from stream.config.stages import logs
+from stream.config.stage_graph import logs
 from stream.config.topology import Log
 from stream.errors import ForeignRecord
 from stream.pipeline.alerting import RunInfo

@@ -21,7 +21,7 @@ from detectors.fusion.model_state import (
     SAMPLE,
     SURPRISED,
 )
-from detectors.scoring.policy import OPENED, OVER_BUDGET, QUIET, SUPPRESSED, SUPPRESSED_COUNT
+from detectors.scoring.policy import HELD_BACK, OPENED, QUIET, SUPPRESSED, SUPPRESSED_COUNT
 from schemas.columns import F64, Bools
 from schemas.labels import FRAUD
 from tests.pipeline import report_stream
@@ -320,5 +320,5 @@ def test_an_event_with_several_reports_is_counted_once() -> None:
     of = Assessment(poor, report_stream.KEY, 2, 100, 160, 1, report_stream.LIMIT)
     it.reports.events.text["account"] = pa.array(["x", "x", "y", "y"])
     said = of.process(it.reports.events, "account", it.monitor, it.p, none)
-    assert said.policy_outcome.activity.tolist() == [OPENED, QUIET, OVER_BUDGET, OVER_BUDGET]
-    assert of.policy.counts()["alerts_over_budget"] == 1
+    assert said.policy_outcome.activity.tolist() == [OPENED, QUIET, HELD_BACK, HELD_BACK]
+    assert of.policy.counts()["alerts_held_back"] == 1

@@ -29,7 +29,7 @@ from schemas.events import LABEL_TYPE
 from schemas.labels import FRAUD, HONEST, UNKNOWN
 from schemas.records import Records
 from stream.config import Config, parse
-from stream.config.stages import nodes
+from stream.config.stage_graph import nodes
 from stream.errors import ConfigError
 from stream.pipeline.alerting import AlertBuilder, Identity, RunInfo
 from stream.pipeline.cluster import InMemoryCluster
@@ -447,7 +447,7 @@ def folded(
             offset = taken[name] + np.arange(len(values))
             taken[name] += len(values)
             records = Records(name, 0, offset, np.full(len(values), -1), [*values])
-            alerts += cluster.put(name, records).alerts
+            alerts += cluster.process_and_enqueue(name, records).alerts
         alerts += cluster.advance(until_ms)[0]
     assert taken == {name: len(log) for name, log in inputs.items()}
     states = {f"{one.log.name}/{one.log.internal}": one.shard.save() for one in cluster.states()}

@@ -172,7 +172,7 @@ def test_the_page_shows_an_alert() -> None:
             "review ip for 1 h",
             "e7-1 (shop-events/0/1)",
         ),
-        *("not enforceable: warming", "5.3", "named", "1 sent, 4 only counted", "account acct-1"),
+        *("not enforceable: warming", "5.3", "named", "1 sent, 4 suppressed", "account acct-1"),
     ):
         assert told in text
 

@@ -1,4 +1,4 @@
-"""A package that adds a stage, and its installation for tests."""
+"""A package that adds stages, and its installation for tests."""
 
 import os
 import subprocess
@@ -9,10 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from stream.config.stages import declared_stages
+from stream.config.stage_graph import declared_stages
 
 ROOT = Path(__file__).resolve().parents[2]
-ENTRY_POINTS = "[eddy.stages]\nalert_counts = tests.stage_extension.alert_counts:ALERT_COUNTS\n"
+ENTRY_POINTS = """[eddy.stages]
+alert_counts = tests.stage_extension.alert_counts:ALERT_COUNTS
+event_counts = tests.stage_extension.event_counts:EVENT_COUNTS
+"""
 
 
 def install(folder: Path) -> Path:

@@ -5,7 +5,7 @@ import numpy as np
 
 from detectors.spec import Spec
 from detectors.state import Arrays
-from stream.config.stages import OutputTopic, StageDeclaration
+from stream.config.stage_graph import OutputTopic, StageDeclaration
 from stream.pipeline.alert_batches import AlertBatch, alerts_by_entity, entity_key
 from stream.pipeline.counters import STAGE_LABELS, Metric, StageCounter
 from stream.pipeline.stages import OutputRecord, Stage, StageOutput

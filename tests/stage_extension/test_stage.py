@@ -15,7 +15,7 @@ from schemas.alerts import Alert
 from schemas.records import Records
 from stream.checkpoints.migration import migration_results
 from stream.config import Config, parse, state_config
-from stream.config.stages import declared_stages, nodes
+from stream.config.stage_graph import declared_stages, nodes
 from stream.errors import ConfigError
 from stream.pipeline.alert_batches import entity_key
 from stream.pipeline.alerting import RunInfo
@@ -82,7 +82,7 @@ def replayed(of: Config, step: int) -> tuple[list[Alert], list[OutputRecord], In
             log = Records(spec.topic, partition, np.arange(n), np.full(n, -1), own)
             if start >= n:
                 continue
-            output = cluster.put("shop", log.slice(start, min(start + step, n)))
+            output = cluster.process_and_enqueue("shop", log.slice(start, min(start + step, n)))
             alerts += output.alerts
             records += output.output_records
             reached_ms = min(reached_ms, float(output.events.time_ms.max(initial=-1)))
@@ -129,6 +129,26 @@ def test_it_counts_every_alert_of_every_stage(partitions: int) -> None:
     _, others, _ = replayed(config(partitions), 177)
     for key in {record.key for record in records}:
         assert [r for r in others if r.key == key] == [r for r in records if r.key == key]
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize("partitions", [1, PARTITIONS])
+def test_a_stage_with_options_reads_the_events_of_every_input(partitions: int) -> None:
+    """Its internal topic receives every event that route passes, and it counts each once."""
+    table = "[stages.event_counts]\npartitions = 2\n"
+    counting = parse(tomllib.loads(text(partitions) + table), {})
+    [node] = [node for node in nodes(counting) if node.name == "event_counts"]
+    assert node.inputs == ("shop",)
+    _, _, cluster = replayed(counting, 1_000)
+    counts = [(log.name, stages) for log, stages in cluster.counts()]
+    passed = sum(stages["route"]["passed"] for name, stages in counts if name == "shop")
+    counted = [
+        stages["event_counts"]["events_counted"]
+        for name, stages in counts
+        if name == "event_counts"
+    ]
+    assert len(counted) == 2
+    assert sum(counted) == passed > EVENTS // 2
 
 
 @pytest.mark.usefixtures("installed")

@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from schemas.records import Records
 from stream.config import AssessSpec, LearningSpec, load
-from stream.config.stages import logs
+from stream.config.stage_graph import logs
 from stream.errors import ConfigError
 from stream.pipeline.alerting import RunInfo
 from stream.pipeline.shard import ShardFactory

@@ -1,8 +1,8 @@
-"""Stages: a log in, logs out. Each module here is one stage; this one defines what a stage is.
+"""The interface of stages. A stage reads one log and writes others; each module here defines one.
 
-Worker, replay, demo and the tests' reference run do nothing but run stages. A stage does no input or
-output of its own: it takes a batch of its log and returns its alerts and records. A monitor's output reaches assess
-through `Subscription.of_output`: in the same shard by `Subscription.inline`, else by an internal topic.
+The worker, replay and demo run the same stages. A stage does no input or output: it processes a batch
+of its log and returns alerts and records. A later stage selects its rows by a `Subscription`: with
+`select_inline` in the same shard, else with `select_events` and `select_output` for its internal topic.
 """
 
 from abc import ABC, abstractmethod
@@ -21,7 +21,7 @@ from stream.pipeline.scores import ScoreColumns, ScoreSelection
 
 
 class Batch(Protocol):
-    """Rows of a log in its order, each with the position of the event that it stems from."""
+    """Rows of a log in its order, each with the position of the event that it comes from."""
 
     @property
     def sources(self) -> tuple[tuple[str, int], ...]:
@@ -114,7 +114,7 @@ class Stage(ABC):
 
     @abstractmethod
     def save(self) -> Arrays:
-        """The whole state, as it lives: the next `process` changes these arrays."""
+        """The whole state, not copied: the next `process` changes these arrays."""
 
     @abstractmethod
     def load(self, state: Arrays) -> None:
@@ -122,26 +122,27 @@ class Stage(ABC):
 
     @abstractmethod
     def counts(self) -> dict[str, int]:
-        """The declared counters: what became of the rows so far, and the size of the state."""
+        """The declared counters: rows by outcome, and the size of the state."""
 
-    def hooked_arrays(self) -> set[str]:
+    def copy_on_write_arrays(self) -> set[str]:
         """The saved arrays whose rows are written only after the write hook was called."""
         return set()
 
-    def on_write(self, before_write: WriteHook | None) -> None:  # noqa: B027 - few stages need it
-        """Call this hook, or none, before each batch with the rows that the batch will write."""
+    def set_write_hook(self, before_write: WriteHook | None) -> None:  # noqa: B027 - few stages need it
+        """Set the hook to call before each batch, with the rows that the batch will write; None removes
+        it."""
 
     def events_passed(self) -> int | None:
-        """Events that it has handed on to the stages that read events; None for all but route."""
+        """The number of events that it passed on to stages that read events; None where it writes none."""
         return None
 
     def events_counted(self) -> int | None:
-        """Events in those of its counters that must add up to the events that route passed; None
-        where none must."""
+        """The number of events that it has accounted for, which must equal the events passed to it; None
+        where that is not checked."""
         return None
 
     def backfill_not_applicable(self, events: int) -> None:  # noqa: B027 - few stages need it
-        """Count so many events from before the stage existed as not applicable."""
+        """Count this number of events, from before the stage existed, as not applicable."""
 
     def scores(self, batch: Any, output: Any, selection: ScoreSelection) -> ScoreColumns | None:
         """Score columns of the batch's rows for a replay; None for a stage that writes none."""
@@ -149,7 +150,7 @@ class Stage(ABC):
 
 
 class Selected(NamedTuple, Generic[B]):
-    """Rows for a stage, and the rows of the batch of events that they stem from."""
+    """Rows for a stage. rows: the row in the batch of events that each comes from."""
 
     batch: B
     rows: I64
@@ -165,24 +166,26 @@ class Subscription(ABC, Generic[B]):
     def keys(self, batch: B) -> pa.StringArray:
         """The key of each row: rows of one key go to one partition of the internal topic."""
 
-    def of_events(self, events: EventBatch) -> Selected[B] | None:
+    def select_events(self, events: EventBatch) -> Selected[B] | None:
         """The rows that it reads of the events of an input; None where it reads no events."""
         return None
 
-    def of_output(self, name: str, batch: Any, output: StageOutput) -> Selected[B] | None:
-        """The rows that it reads of the output of the stage of that name. batch: what that stage
-        processed; its rows are those of the selection."""
+    def select_output(self, name: str, batch: Any, output: StageOutput) -> Selected[B] | None:
+        """The rows that it reads of the output of the named stage. batch: the batch that this stage
+        processed; `Selected.rows` refers to it."""
         return None
 
-    def inline(self, events: EventBatch, outputs: Mapping[str, StageOutput]) -> Selected[B] | None:
+    def select_inline(
+        self, events: EventBatch, outputs: Mapping[str, StageOutput]
+    ) -> Selected[B] | None:
         """All rows that it reads where it runs in the shard of its input, in the order of the
         events; None where there is none."""
-        parts = [self.of_output(name, events, output) for name, output in outputs.items()]
-        parts.append(self.of_events(events))
-        found = [part for part in parts if part is not None and len(part.rows)]
-        if not found:
+        parts = [self.select_output(name, events, output) for name, output in outputs.items()]
+        parts.append(self.select_events(events))
+        non_empty = [part for part in parts if part is not None and len(part.rows)]
+        if not non_empty:
             return None
-        joined = self.codec.join([part.batch for part in found])
-        rows = np.concatenate([part.rows for part in found])
+        joined = self.codec.join([part.batch for part in non_empty])
+        rows = np.concatenate([part.rows for part in non_empty])
         order = np.argsort(rows, kind="stable")
         return Selected(joined.take(order), rows[order])

@@ -1,9 +1,9 @@
-"""assess: reports in, alerts on their subject out. All reports on one event give one score, which each
-further report revises.
+"""The assess stage: reads monitors' reports, raises alerts on their subject. It combines all reports on
+one event into one score, and revises the score with each further report.
 
-`detectors.fusion.assessment` combines the reports, and learns from labels how, where that is configured. Here
-its decisions become alerts, with reports and training features as contributions. Reports come over an
-internal topic keyed by the subject, or inline where subject and monitors read the same log.
+`detectors.fusion.assessment` combines the reports; where configured, it learns from labels how to do
+so. This module builds alerts from its decisions, with reports and training features as contributions.
+Reports come over an internal topic keyed by the subject, or inline where all monitors read one log.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from detectors.fusion.event_memory import DISTINCT_EVENTS, SAMPLED_EVENTS
 from detectors.monitor import MonitorSpec
 from detectors.numeric.hashing import pseudonym
 from detectors.scoring import explain
-from detectors.scoring.policy import OPENED, OVER_BUDGET, QUIET, SUPPRESSED, UPDATED
+from detectors.scoring.policy import HELD_BACK, OPENED, QUIET, SUPPRESSED, UPDATED
 from detectors.state import Arrays, add_prefix, select_prefix
 from schemas.alerts import Alert, Contribution
 from schemas.codecs.reports import ReportCodec
@@ -34,7 +34,7 @@ from stream.config import (
     StateConfig,
     learning_inputs,
 )
-from stream.config.stages import Basis, ReadPath, StageDeclaration, StageNode
+from stream.config.stage_graph import ReadPath, StageDeclaration, StageNode, StateInputs
 from stream.config.topology import Log
 from stream.pipeline.alerting import AlertBuilder, AlertOrigin, AlertRationale, alerting_rows
 from stream.pipeline.context import Placement, StageContext
@@ -47,20 +47,20 @@ from stream.pipeline.stages.watch import UNLEARNED, alert_topic, read_path
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AssessOutput(StageOutput):
-    """p_value: float64[n], of each row's event; NaN where the row is not processed. Rows include
-    p-values that are not reports (replay only); a label is then NaN, else 1. activity: uint8[n], of
-    each row."""
+    """p_value: float64[n], of each row's event; NaN where the row is not processed. In a replay, rows
+    may include p-values that are not reports; then labels have NaN, else 1. activity: uint8[n], of each
+    row."""
 
     p_value: F64
     activity: U8
 
 
-ACTIVITY_RANK: Final = np.array([QUIET, OVER_BUDGET, SUPPRESSED, UPDATED, OPENED], np.uint8)
-"""An event's activity is the last of these among its reports' activities."""
+ACTIVITY_RANK: Final = np.array([QUIET, HELD_BACK, SUPPRESSED, UPDATED, OPENED], np.uint8)
+"""From lowest to highest rank: an event's activity is the highest-ranking one among its rows."""
 
 
 class Assess(Stage):
-    """The stage of one partition of the reports, or of an input that holds all events.
+    """The assess stage of one partition of its internal topic, or of the input that all monitors read.
 
     score_all: rows include p-values that are not reports (replay only), and an event's p-value
     combines all of them; else it combines the reports so far. reports_grouped:
@@ -109,19 +109,19 @@ class Assess(Stage):
         self.tally = np.zeros(2, np.int64)
 
     def process(self, reports: ReportBatch) -> AssessOutput:
-        """Take reports and labels in order; alerts for what the policy opened or updated.
+        """Process reports and labels in order; return an alert for each incident opened or updated.
 
         Reports of monitors that the configuration no longer has may still be in the log: they are
-        counted and left out. So are labels where nothing is learned.
+        counted as ignored. So are labels where nothing is learned.
         """
         index = {name: k for k, name in enumerate(self.monitors)}
         monitor = np.array([index.get(m, -1) for m in reports.monitor.to_pylist()], np.int64)
         labels = (reports.events.type_code == LABEL_TYPE) & self.assessment.learns
-        known = np.flatnonzero((monitor >= 0) | labels)
+        used_rows = np.flatnonzero((monitor >= 0) | labels)
         p_value = np.full(len(reports), np.nan)
-        ignored = len(reports) - len(known)
+        ignored = len(reports) - len(used_rows)
         if ignored:
-            reports, monitor = reports.take(known), monitor[known]
+            reports, monitor = reports.take(used_rows), monitor[used_rows]
         values = [reports.features[name] for name in self.spec.training_features()]
         assessed = self.assessment.process(
             reports.events,
@@ -132,10 +132,10 @@ class Assess(Stage):
         )
         self.tally += int(assessed.is_report.sum()), ignored
         activity = np.zeros(len(p_value), np.uint8)
-        p_value[known] = assessed.p_of_all if self._score_all else assessed.p
-        activity[known] = assessed.policy_outcome.activity
+        p_value[used_rows] = assessed.p_of_all if self._score_all else assessed.p
+        activity[used_rows] = assessed.policy_outcome.activity
         alerts = [
-            AlertAtRow(int(known[i]), self._alert(reports.events, assessed, i))
+            AlertAtRow(int(used_rows[i]), self._alert(reports.events, assessed, i))
             for i in alerting_rows(assessed.policy_outcome)
         ]
         return AssessOutput(alerts=alerts, p_value=p_value, activity=activity)
@@ -203,8 +203,8 @@ class Assess(Stage):
         shown = np.argsort(-part, kind="stable")[: explain.CONTRIBUTIONS_MAX]
         share = part[shown] / part[shown].sum()
         return [
-            self._contribution(assessed, i, j, one)
-            for j, one in zip(present[shown].tolist(), share.tolist(), strict=True)
+            self._contribution(assessed, i, j, share_j)
+            for j, share_j in zip(present[shown].tolist(), share.tolist(), strict=True)
         ]
 
     def _contribution(
@@ -217,7 +217,7 @@ class Assess(Stage):
             actual, low, high = explain.score_of_p(p), 0.0, self.expected_score
         else:
             actual, low, high = (
-                float(of[i, j]) for of in (assessed.value, assessed.low, assessed.high)
+                float(values[i, j]) for values in (assessed.value, assessed.low, assessed.high)
             )
             low = max(low, 0.0)  # as features are magnitudes
         unusual = actual < low or actual > high
@@ -254,13 +254,15 @@ def read_path_of_reports(config: Config, spec: AssessSpec) -> tuple[ReadPath, tu
 
 
 def _nodes(config: Config) -> list[StageNode]:
-    """One where [assess] is configured; unknown inputs are mistakes, reported elsewhere."""
+    """One node where [assess] is configured; none where inputs are unknown, which validation reports."""
     if config.assess is None:
         return []
     read = {name for monitor in config.monitors for name in monitor.inputs}
     read |= {*learning_inputs(config)}
-    known = read <= config.inputs.keys() and all(monitor.inputs for monitor in config.monitors)
-    if not config.monitors or not known:
+    inputs_exist = read <= config.inputs.keys() and all(
+        monitor.inputs for monitor in config.monitors
+    )
+    if not config.monitors or not inputs_exist:
         return []
     path, inputs = read_path_of_reports(config, config.assess)
     return [
@@ -305,25 +307,28 @@ def _subscribe(node: StageNode, context: StageContext) -> ReportSubscription:
     return ReportSubscription(spec, codec, key, score_all=_scores_all(context))
 
 
-def _learns_from(state: StateConfig) -> dict[str, Basis]:
-    """Its declaration but for the policy; which monitors report over which logs; the inputs; where it
-    learns, the monitors' features. The monitors' rules and learned state do not matter: a p-value
-    means the same whatever a monitor has learned."""
+def _state_inputs(state: StateConfig) -> dict[str, StateInputs]:
+    """Its settings except the policy; the monitors, with entity, inputs and partitions; the inputs; and,
+    where it learns, the monitors' features. Monitors' rules and learned state are no state inputs: a
+    p-value means the same whatever a monitor has learned."""
     spec = state.assess
     if spec is None:
         return {}
     declared = {key: value for key, value in to_builtins(spec).items() if key not in UNLEARNED}
-    reporting = [(one.name, one.entity, one.inputs, one.partitions) for one in state.monitors]
-    basis: dict[str, object] = {
+    reporting = [
+        (monitor.name, monitor.entity, monitor.inputs, monitor.partitions)
+        for monitor in state.monitors
+    ]
+    inputs: dict[str, object] = {
         "the secret": state.secret,
         **{f"its {key}": value for key, value in declared.items()},
         "the monitors": reporting,
         "the inputs": sorted(state.inputs),
     }
     if spec.learning:
-        basis["the monitors' features"] = [_features(one) for one in state.monitors]
-    basis |= {f"inputs.{name}": state.inputs[name] for name in sorted(state.inputs)}
-    return {ASSESS.name: basis}
+        inputs["the monitors' features"] = [_features(monitor) for monitor in state.monitors]
+    inputs |= {f"inputs.{name}": state.inputs[name] for name in sorted(state.inputs)}
+    return {ASSESS.name: inputs}
 
 
 def _features(monitor: MonitorSpec) -> list[Any]:
@@ -339,5 +344,5 @@ ASSESS: Final = StageDeclaration(
     counters=ASSESS_COUNTERS,
     nodes=_nodes,
     outputs=alert_topic,
-    learns_from=_learns_from,
+    state_inputs=_state_inputs,
 )

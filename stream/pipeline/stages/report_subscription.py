@@ -1,4 +1,4 @@
-"""Which rows assess reads: the monitors' reports, and labels."""
+"""Selects the rows that assess reads: the monitors' reports, and labels."""
 
 from collections.abc import Mapping
 
@@ -42,14 +42,14 @@ class ReportSubscription(Subscription[ReportBatch]):
         """The subject of each row."""
         return batch.events.text[self._spec.subject]
 
-    def of_events(self, events: EventBatch) -> Selected[ReportBatch] | None:
+    def select_events(self, events: EventBatch) -> Selected[ReportBatch] | None:
         """The labels that assess learns from."""
         if not self._spec.learning:
             return None
         rows = np.flatnonzero(is_label_of(events, self._spec.subject)).astype(np.int64)
         return Selected(self._reports(None, events, rows, np.full(len(events), np.nan), {}), rows)
 
-    def of_output(
+    def select_output(
         self, name: str, batch: EventBatch, output: StageOutput
     ) -> Selected[ReportBatch] | None:
         """A monitor's reports."""
@@ -67,7 +67,7 @@ class ReportSubscription(Subscription[ReportBatch]):
         return Selected(self._reports(name, batch, rows, output.p_value, features), rows)
 
     def _is_sampled(self, events: EventBatch) -> Bools:
-        """bool[n]: the sample; the same batch comes once for every monitor."""
+        """bool[n]: whether each event is sampled; cached, since every monitor asks for the same batch."""
         if self._sampled is None or self._sampled[0] is not events:
             self._sampled = events, is_sampled(events, self._key)
         return self._sampled[1]

@@ -1,4 +1,4 @@
-"""route: an input's records in, events and dead letters out.
+"""The route stage: reads an input's records, passes on events and writes dead letters.
 
 A decoder decodes, maps and checks the records; each record that is no event becomes a dead letter.
 Events with a repaired field pass, and examples of them go to the dead-letter topic. Duplicates are
@@ -26,7 +26,13 @@ from schemas.dead_letters import (
 from schemas.events import ENTITY_FIELDS, FIELDS, LABEL_TYPE
 from schemas.records import Records
 from stream.config import Config, StateConfig, extracted_fields, is_input_read
-from stream.config.stages import Basis, OutputTopic, ReadPath, StageDeclaration, StageNode
+from stream.config.stage_graph import (
+    OutputTopic,
+    ReadPath,
+    StageDeclaration,
+    StageNode,
+    StateInputs,
+)
 from stream.pipeline.context import Placement, StageContext
 from stream.pipeline.counters import RECORD_COUNTERS, REUSED_IDS, ROUTE_COUNTERS
 from stream.pipeline.decoding import Decoder, SharedDecoder
@@ -35,7 +41,8 @@ from stream.pipeline.stages.recent_events import REUSED, SAME, RecentEvents
 from stream.pipeline.stages.repairs import FieldRepairs
 
 READ, PASSED, DUPLICATE, TOMBSTONE, FIRST_CODE = range(5)
-"""Places in the tally, which is in the order of `RECORD_COUNTERS`: a count for each code follows."""
+"""Indices into the tally, which is in the order of `RECORD_COUNTERS`; from FIRST_CODE on it has a count
+for each dead-letter code."""
 
 LABEL_WITHOUT_ENTITY: Final[DeadLetterCode] = "label_without_entity"
 LABEL_WITHOUT_ENTITY_MESSAGE: Final = "a label names none of the entities that its input maps"
@@ -74,31 +81,30 @@ class Route(Stage):
         self._reused: I64 = np.zeros(1, np.int64)
 
     def process(self, batch: Records) -> RouteOutput:
-        """The batch's events but for duplicates, and a dead letter for each record that is none."""
+        """Return the batch's events except duplicates, and a dead letter for each record that is no event."""
         events, faults, tombstones, repaired = self._decoder.read(batch)
         if self._is_read:
             events, unusable = _without_unusable_labels(events, batch)
             faults = sorted([*faults, *unusable]) if unusable else faults
         examples = self._repairs.count(repaired, events, batch)
         ids = np.ascontiguousarray(hash_text(events.event_id, self._hash_key)[:, 0])
-        known = self._recent.classify(ids, _content(events, self._hash_key))
-        duplicates = int(np.count_nonzero(known == SAME))
-        self._reused += np.count_nonzero(known == REUSED)
-        fresh = events if duplicates == 0 else events.take(np.flatnonzero(known != SAME))
-        self._count(len(batch), len(fresh), duplicates, tombstones, faults)
+        classes = self._recent.classify(ids, _content(events, self._hash_key))
+        duplicates = int(np.count_nonzero(classes == SAME))
+        self._reused += np.count_nonzero(classes == REUSED)
+        passed = events if duplicates == 0 else events.take(np.flatnonzero(classes != SAME))
+        self._count(len(batch), len(passed), duplicates, tombstones, faults)
         # Each row has a fault or an example, never both.
         letters: list[Fault | RepairExample] = [*faults, *examples]
-        letters.sort(key=lambda one: one.row)
-        dead_letters = [to_dead_letter(one, batch) for one in letters]
-        return RouteOutput(events=fresh, dead_letters=dead_letters)
+        letters.sort(key=lambda letter: letter.row)
+        dead_letters = [to_dead_letter(letter, batch) for letter in letters]
+        return RouteOutput(events=passed, dead_letters=dead_letters)
 
     def events_passed(self) -> int:
         """Events that were neither duplicates nor dead letters."""
         return int(self._tally[PASSED])
 
     def counts(self) -> dict[str, int]:
-        """Records by what became of them; in addition reused ids and repairs of fields, which are in
-        no sum of these."""
+        """Records by outcome; in addition, reused ids and repaired fields, which are no outcomes."""
         keys = (counter.key for counter in RECORD_COUNTERS)
         counts = dict(zip(keys, self._tally.tolist(), strict=True))
         return {**counts, REUSED_IDS.key: int(self._reused[0])} | self._repairs.counts()
@@ -190,9 +196,9 @@ def to_dead_letter(fault: Fault | RepairExample, batch: Records) -> DeadLetter:
 def make_route(config: Config, input_name: str, decoder: SharedDecoder | None = None) -> Route:
     """The stage that reads a partition of an input. decoder: shared with other configurations."""
     spec, limits = config.inputs[input_name], config.limits
-    own = decoder or Decoder(spec, limits, extracted_fields(config, input_name))
+    input_decoder = decoder or Decoder(spec, limits, extracted_fields(config, input_name))
     is_read = is_input_read(config, input_name)
-    return Route(own, limits.duplicate_window, hash_key(config.secret), is_read=is_read)
+    return Route(input_decoder, limits.duplicate_window, hash_key(config.secret), is_read=is_read)
 
 
 def _nodes(config: Config) -> list[StageNode]:
@@ -211,7 +217,7 @@ def _outputs(_node: StageNode, config: Config) -> list[OutputTopic]:
     ]
 
 
-def _learns_from(state: StateConfig) -> dict[str, Basis]:
+def _state_inputs(state: StateConfig) -> dict[str, StateInputs]:
     window = state.limits.duplicate_window
     return {ROUTE.name: {"the secret": state.secret, "limits.duplicate_window": window}}
 
@@ -224,6 +230,6 @@ ROUTE: Final = StageDeclaration(
     counters=ROUTE_COUNTERS,
     nodes=_nodes,
     outputs=_outputs,
-    learns_from=_learns_from,
+    state_inputs=_state_inputs,
     learned_arrays=("recent_",),
 )

@@ -1,7 +1,7 @@
-"""watch: events in, alerts and reports out; one stage for each monitor.
+"""The watch stage, one for each monitor: reads events, raises alerts, and writes reports.
 
-`detectors.monitor` scores, learns and decides. Here its decisions become alerts, with explanation and
-recommended action, and its scores become reports for assess. Labels go to the monitor's detectors
+`detectors.monitor` scores, learns and decides. This module builds alerts from its decisions, with
+explanation and recommended action, and reports from its scores. Labels go to the monitor's detectors
 (`label_risk`); what assess learns from labels is independent of them.
 """
 
@@ -30,7 +30,13 @@ from schemas.alerts import Alert, Contribution
 from schemas.codecs.internal_events import InternalEventCodec
 from schemas.columns import F64, EventBatch
 from stream.config import Config, StateConfig, internal_topic_fields
-from stream.config.stages import Basis, OutputTopic, ReadPath, StageDeclaration, StageNode
+from stream.config.stage_graph import (
+    OutputTopic,
+    ReadPath,
+    StageDeclaration,
+    StageNode,
+    StateInputs,
+)
 from stream.config.topology import Log
 from stream.pipeline.alerting import AlertBuilder, AlertOrigin, AlertRationale, alerting_rows
 from stream.pipeline.context import Placement, StageContext
@@ -39,7 +45,7 @@ from stream.pipeline.scores import ScoreColumns, ScoreSelection, empty_scores
 from stream.pipeline.stages import AlertAtRow, Selected, Stage, StageOutput, Subscription
 
 SCORED, LATE, AHEAD, NOT_APPLICABLE, LABELS, LATE_NOT_LEARNED = range(6)
-"""Places in the tally, which is in the order of `EVENT_COUNTERS`."""
+"""Indices into the tally, which is in the order of `EVENT_COUNTERS`."""
 SURPRISED_P: Final = 0.1
 """A feature with a smaller p-value is surprising."""
 
@@ -55,8 +61,8 @@ class WatchOutput(StageOutput):
 
 
 class Watch(Stage):
-    """The stage of one monitor over one partition. training_features: of any monitor, the features
-    that assess learns from. sources, ahead_max_ms: see `Monitor`."""
+    """The stage of one monitor for one partition. training_features: the features that assess learns
+    from, of every monitor. sources, ahead_max_ms: see `Monitor`."""
 
     def __init__(
         self,
@@ -74,8 +80,10 @@ class Watch(Stage):
         self.monitor = Monitor(spec, alert_builder.key, shards, shard, sources, ahead_max_ms)
         self.origin = AlertOrigin(spec.name, spec.entity, fingerprint, spec.policy, shards)
         self.alert_builder = alert_builder
-        own = {f"{spec.name}.{name}": j for j, name in enumerate(self.monitor.names)}
-        self._training = {name: own[name] for name in training_features if name in own}
+        feature_index = {f"{spec.name}.{name}": j for j, name in enumerate(self.monitor.names)}
+        self._training = {
+            name: feature_index[name] for name in training_features if name in feature_index
+        }
         self.tally = np.zeros(6, np.int64)
 
     def process(self, batch: EventBatch) -> WatchOutput:
@@ -132,7 +140,7 @@ class Watch(Stage):
         return columns
 
     def counts(self) -> dict[str, int]:
-        """Events by what became of them, alerts by activity, and the monitor's sizes."""
+        """Events by outcome, alerts by activity, and the sizes of the monitor's state."""
         keys = (counter.key for counter in EVENT_COUNTERS)
         return {
             **dict(zip(keys, self.tally.tolist(), strict=True)),
@@ -154,16 +162,16 @@ class Watch(Stage):
         return int(self.tally[SCORED] + self.tally[LABELS] + self.tally[NOT_APPLICABLE])
 
     def backfill_not_applicable(self, events: int) -> None:
-        """Count so many events from before the stage existed as not applicable."""
+        """Count this number of events, from before the stage existed, as not applicable."""
         self.tally[NOT_APPLICABLE] += events
 
-    def hooked_arrays(self) -> set[str]:
-        """The monitor's."""
-        return self.monitor.hooked_arrays()
+    def copy_on_write_arrays(self) -> set[str]:
+        """The monitor's copy-on-write arrays."""
+        return self.monitor.copy_on_write_arrays()
 
-    def on_write(self, before_write: WriteHook | None) -> None:
+    def set_write_hook(self, before_write: WriteHook | None) -> None:
         """Hand the hook to the monitor."""
-        self.monitor.on_write(before_write)
+        self.monitor.set_write_hook(before_write)
 
     def _alert(self, batch: EventBatch, watched: MonitorOutput, i: int) -> Alert:
         detector, top_feature = self._top_detector(watched, i)
@@ -173,7 +181,7 @@ class Watch(Stage):
             reason=top_feature,
             p_value=float(watched.p[i]),
             warm=bool(watched.warm[i]),
-            window_s=self._window_s({one.feature for one in shown}),
+            window_s=self._window_s({contribution.feature for contribution in shown}),
             contributions=shown,
             counterfactual=instead,
         )
@@ -234,15 +242,15 @@ class WatchSubscription(Subscription[EventBatch]):
         """The entity of each event."""
         return batch.text[self._spec.entity]
 
-    def of_events(self, events: EventBatch) -> Selected[EventBatch]:
+    def select_events(self, events: EventBatch) -> Selected[EventBatch]:
         """The events that concern the monitor, with the fields that it uses."""
         rows = np.flatnonzero(is_relevant(events, self._spec)).astype(np.int64)
         return Selected(self._codec.select_fields(events).take(rows), rows)
 
-    def inline(
+    def select_inline(
         self, events: EventBatch, outputs: Mapping[str, StageOutput]
     ) -> Selected[EventBatch]:
-        """All events: the monitor itself passes over those that do not concern it."""
+        """All events: the monitor itself skips those that do not concern it."""
         return Selected(events, np.arange(len(events)))
 
 
@@ -274,7 +282,7 @@ def read_path(config: Config, monitor: MonitorSpec) -> ReadPath:
 
 
 def _nodes(config: Config) -> list[StageNode]:
-    """A watch for each monitor; a monitor with an unknown input is a mistake, reported elsewhere."""
+    """A node for each monitor, except monitors with an unknown input, which validation reports."""
     return [
         StageNode(
             WATCH,
@@ -311,13 +319,13 @@ def _subscribe(node: StageNode, context: StageContext) -> WatchSubscription:
     return WatchSubscription(node.options, InternalEventCodec(fields, context.sources(node.inputs)))
 
 
-def _learns_from(state: StateConfig) -> dict[str, Basis]:
-    """Of each monitor its declaration but for rules and policy, which decide on alerts and are not
-    learned from; its inputs; and the secret that entities are hashed with."""
-    return {spec.name: _basis(state, spec) for spec in state.monitors}
+def _state_inputs(state: StateConfig) -> dict[str, StateInputs]:
+    """Of each monitor its settings except rules and policy, which decide on alerts and do not affect
+    learning; its inputs; and the secret that entities are hashed with."""
+    return {spec.name: _monitor_state_inputs(state, spec) for spec in state.monitors}
 
 
-def _basis(state: StateConfig, spec: MonitorSpec) -> Basis:
+def _monitor_state_inputs(state: StateConfig, spec: MonitorSpec) -> StateInputs:
     declared = {key: value for key, value in to_builtins(spec).items() if key not in UNLEARNED}
     return {
         "the secret": state.secret,
@@ -342,6 +350,6 @@ WATCH: Final = StageDeclaration(
     counters=WATCH_COUNTERS,
     nodes=_nodes,
     outputs=alert_topic,
-    learns_from=_learns_from,
+    state_inputs=_state_inputs,
     batch_rows_max=20_000,
 )

@@ -23,21 +23,21 @@ from stream.errors import ConfigError
 GROUP: Final = "eddy.stages"
 
 Flow = Literal["records", "events", "reports", "alerts", "dead_letters"]
-"""What stages hand on: an input's records, the events among them, monitors' reports on events,
-alerts, and dead letters."""
+"""The kinds of data that stages read and write: an input's records, the events decoded from them,
+monitors' reports on events, alerts, and dead letters."""
 
 
 class ReadPath(NamedTuple):
-    """How a stage gets what it reads, and why: over its internal topic, or, where `internal_topic` is None,
-    inside the shard of its input."""
+    """How a stage gets its rows: over its internal topic, or in the shard of its input, where
+    `internal_topic` is None. reason: why, for messages."""
 
     internal_topic: Log | None
     reason: str
 
 
 class OutputTopic(NamedTuple):
-    """A topic that stages write and others read. path: its key in the configuration. key: what its
-    records are keyed by. cleanup_policy, partitions: None leaves them to the topic's owner."""
+    """A topic that stages write and others read. path: its key in the configuration. key: the key of its
+    records, in words. cleanup_policy, partitions: None leaves them to the topic's owner."""
 
     path: str
     topic: str
@@ -48,12 +48,12 @@ class OutputTopic(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StageNode:
-    """A stage as a configuration runs it; there is one watch, for example, for each monitor.
+    """A stage as a configuration runs it. A declaration may have several nodes, such as one per monitor.
 
-    name: prefix of its state and of its counters. config_path: where the configuration declares it. key: what its
-    internal topic is partitioned by. inputs: whose events it reads. score_features: the features in
-    its score columns, None where it writes no scores. policy: that decides on its alerts, None where
-    it raises none. options: its table in the configuration, of the declared type.
+    name: prefix of its state and of its counters. config_path: where the configuration declares it. key: the field that partitions its
+    internal topic. inputs: the inputs whose events it reads. score_features: the features in
+    its score columns, None where it writes no scores. policy: the alert policy, None where it
+    raises no alerts. options: its table in the configuration, of the declared type.
     """
 
     declaration: "StageDeclaration"
@@ -77,7 +77,7 @@ class StageNode:
         return "records" in self.declaration.reads
 
     @property
-    def combines(self) -> bool:
+    def combines_reports(self) -> bool:
         """Whether its scores combine the reports of other stages."""
         return "reports" in self.declaration.reads
 
@@ -91,22 +91,25 @@ def _no_topics(_node: StageNode, _config: Config) -> Sequence[OutputTopic]:
     return ()
 
 
-Basis = Mapping[str, object]
-"""What determines a stage's learned state, by a name for messages: "the secret", "its half_life"."""
+StateInputs = Mapping[str, object]
+"""The settings that determine a stage's learned state, each by its name in messages: "the secret",
+"its half_life"."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageDeclaration:
-    """What a stage reads, writes, keeps and counts.
+    """The declaration of a stage: its reads and writes, options, counters, topics and state inputs.
 
-    reads, writes: the flows. noun: for messages, where stages have names of their own. options: the type of its table [stages.NAME]; the stage runs where the
-    configuration has that table. nodes: the stages that a configuration runs, for a stage that is
-    declared otherwise. make: the stage of one partition, of a node, a `StageContext` and a
-    `Placement`. subscribe: its `Subscription`, of a node and a `StageContext`; None for route. counters: every
-    `StageCounter` that it has. outputs: the topics that it writes itself. learns_from: the `Basis` of each of its
-    stages, by name: when a part of it changes, the learned state is dropped. learned_arrays: the
-    prefixes of the arrays that are then dropped; the others, counters, are kept. batch_rows_max: rows of its
-    internal topic that it processes at once; a poll may return many more.
+    reads, writes: the flows. make: builds the stage of one partition from a node, a `StageContext` and
+    a `Placement`. subscribe: builds its `Subscription` from a node and a `StageContext`; None for the
+    stage that reads records. counters: every `StageCounter` of the stage. noun: precedes a node's name
+    in messages, such as "monitor". options: the type of its table [stages.NAME]; the stage runs where
+    the configuration has that table, and reads the events of every input if it reads events. nodes:
+    returns the nodes of a configuration, for a stage that is configured elsewhere. outputs: the topics
+    that it writes itself. state_inputs: the `StateInputs` of each node by name; when one changes, the
+    learned state is dropped. learned_arrays: prefixes of the arrays that are then dropped; other
+    arrays, the counters, are kept. batch_rows_max: the most rows of its internal topic to process at
+    once.
     """
 
     name: str
@@ -119,17 +122,17 @@ class StageDeclaration:
     options: Any = None
     nodes: Callable[[Config], list[StageNode]] | None = None
     outputs: Callable[[StageNode, Config], Sequence[OutputTopic]] = _no_topics
-    learns_from: Callable[[StateConfig], dict[str, Basis]] | None = None
+    state_inputs: Callable[[StateConfig], dict[str, StateInputs]] | None = None
     learned_arrays: tuple[str, ...] = ("",)
     batch_rows_max: int | None = None
 
     def title(self, name: str) -> str:
-        """One of its stages in messages."""
+        """The name of one of its nodes in messages."""
         return f"{self.noun} {name}" if self.noun else name
 
     def nodes_of(self, config: Config) -> list[StageNode]:
-        """The stages of this declaration that a configuration runs; none where what it needs is a
-        mistake, which the validation names."""
+        """The nodes of this declaration in a configuration; none where its settings are invalid, which
+        the validation reports."""
         if self.nodes is not None:
             return self.nodes(config)
         if self.name not in config.stages:
@@ -141,13 +144,15 @@ class StageDeclaration:
         topic = f"{config.group}-{self.name}-{self.reads[0]}"
         log = Log(self.name, topic, getattr(options, "partitions", 1), internal=True)
         reason = "it reads what several shards write"
-        path = f"stages.{self.name}"
-        return [StageNode(self, self.name, path, ReadPath(log, reason), options=options)]
+        path = ReadPath(log, reason)
+        inputs = (*config.inputs,) if "events" in self.reads else ()
+        config_path = f"stages.{self.name}"
+        return [StageNode(self, self.name, config_path, path, inputs=inputs, options=options)]
 
-    def bases(self, state: StateConfig) -> dict[str, Basis]:
-        """By the name of each of its stages, what determines the learned state."""
-        if self.learns_from is not None:
-            return self.learns_from(state)
+    def state_inputs_of(self, state: StateConfig) -> dict[str, StateInputs]:
+        """Node name → its state inputs."""
+        if self.state_inputs is not None:
+            return self.state_inputs(state)
         if self.name not in state.stages:
             return {}
         return {self.name: {"the secret": state.secret, "its options": state.stages[self.name]}}
@@ -158,15 +163,17 @@ class StageDeclaration:
 
 @cache
 def declared_stages() -> dict[str, StageDeclaration]:
-    """Every declared stage by name, each after those whose output it reads. Raises ConfigError where
-    stages read each other's output, and where no stage is declared."""
+    """Every declared stage by name, in an order in which each follows the stages whose output it reads.
+    Raises ConfigError for a cycle, and where no stage is declared."""
     waiting = {point.name: point.load() for point in entry_points(group=GROUP)}
     if not waiting:
         raise ConfigError([f"no package declares {GROUP}; expected Eddy's own: install it again"])
     ordered: dict[str, StageDeclaration] = {}
     while waiting:
-        missing = {flow for one in waiting.values() for flow in one.writes}
-        ready = sorted(name for name, one in waiting.items() if not missing & {*one.reads})
+        missing = {flow for declaration in waiting.values() for flow in declaration.writes}
+        ready = sorted(
+            name for name, declaration in waiting.items() if not missing & {*declaration.reads}
+        )
         if not ready:
             names = ", ".join(sorted(waiting))
             raise ConfigError([f"{GROUP}: {names} read each other's output; expected no cycle"])
@@ -178,42 +185,48 @@ def declared_stages() -> dict[str, StageDeclaration]:
 
 
 def nodes(config: Config) -> list[StageNode]:
-    """The stages of a configuration, each after those whose output it reads."""
+    """The nodes of a configuration; each follows the nodes whose output it reads."""
     return [
         node for declaration in declared_stages().values() for node in declaration.nodes_of(config)
     ]
 
 
 def scoring_nodes(config: Config) -> list[StageNode]:
-    """The stages that score events: the monitors in the configuration's order, then assess."""
+    """The nodes that score events, in the order of `nodes`."""
     return [node for node in nodes(config) if node.score_features is not None]
 
 
 def logs(config: Config) -> list[Log]:
-    """Every log that stages read: the inputs', then the internal topics."""
+    """Every log that stages read: the topics of inputs, then internal topics."""
     inputs = (Log(name, spec.topic, spec.partitions) for name, spec in config.inputs.items())
     return [*inputs, *(node.internal_topic for node in nodes(config) if node.internal_topic)]
 
 
 def output_topics(config: Config) -> list[OutputTopic]:
-    """Every topic that stages write for others, once, by its key in the configuration."""
-    topics = (one for node in nodes(config) for one in node.declaration.outputs(node, config))
-    by_path = {one.path: one for one in topics}
+    """Every output topic, once, in the order of their keys in the configuration."""
+    topics = (topic for node in nodes(config) for topic in node.declaration.outputs(node, config))
+    by_path = {topic.path: topic for topic in topics}
     return [by_path[path] for path in sorted(by_path)]
 
 
 def stage_problems(config: Config) -> Iterator[tuple[str, str]]:
-    """Mistakes in the tables [stages.NAME]: where, and which."""
-    known = {name: one for name, one in declared_stages().items() if one.options is not None}
+    """(key path, problem) of every mistake in the tables [stages.NAME]."""
+    with_options = {
+        name: declaration
+        for name, declaration in declared_stages().items()
+        if declaration.options is not None
+    }
     for name, table in config.stages.items():
-        if name not in known:
+        if name not in with_options:
             expected = (
-                f"one of {', '.join(known)}" if known else "no table: no package adds a stage"
+                f"one of {', '.join(with_options)}"
+                if with_options
+                else "no table: no package adds a stage"
             )
             yield f"stages.{name}", f"no stage is named {name}; expected {expected}"
             continue
         problems: list[str] = []
-        build(known[name].options, table, problems)
+        build(with_options[name].options, table, problems)
         for line in problems:
             path, text = line.split(": ", 1)
             yield f"stages.{name}.{path}", text
