@@ -47,7 +47,7 @@ class AssessmentOutput(NamedTuple):
     low: F64
     high: F64
     order: I64
-    without: F64
+    counterfactual_p: F64
 
 
 class RowTimes(NamedTuple):

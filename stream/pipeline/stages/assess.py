@@ -20,7 +20,7 @@ from detectors.fusion.event_memory import DISTINCT_EVENTS, SAMPLED_EVENTS
 from detectors.monitor import MonitorSpec
 from detectors.numeric.hashing import pseudonym
 from detectors.scoring import explain
-from detectors.scoring.policy import OPENED, OVER_BUDGET, QUIET, SUPPRESSED, UPDATED
+from detectors.scoring.policy import NO_ALERT, OPENED, OVER_BUDGET, SUPPRESSED, UPDATED
 from detectors.state import Arrays, add_prefix, select_prefix
 from schemas.alerts import Alert, Contribution
 from schemas.codecs.reports import ReportCodec
@@ -55,7 +55,7 @@ class AssessOutput(StageOutput):
     activity: U8
 
 
-ACTIVITY_RANK: Final = np.array([QUIET, OVER_BUDGET, SUPPRESSED, UPDATED, OPENED], np.uint8)
+ACTIVITY_RANK: Final = np.array([NO_ALERT, OVER_BUDGET, SUPPRESSED, UPDATED, OPENED], np.uint8)
 """An event's activity is the last of these among its reports' activities."""
 
 
@@ -185,7 +185,7 @@ class Assess(Stage):
             window_s=0,
             contributions=shown,
             counterfactual=explain.counterfactual(
-                i, self.names, assessed.order, assessed.without, threshold
+                i, self.names, assessed.order, assessed.counterfactual_p, threshold
             ),
         )
         entity_pseudonym = pseudonym(assessed.keys[i])
