@@ -1,22 +1,23 @@
-"""Stream time, which no minority of events can move into the future.
+"""Stream time: the time that advances with the events. No minority of events can move it into the
+future.
 
-Each event gets a bounded time, the only "now" of features, models and the policy. An event beyond
-its bound is *ahead*: it is scored at stream time and moves no time.
+Each event gets a bounded time, the only "now" of features, models and the policy. An event whose
+time exceeds its bound is *ahead*: it is scored at stream time and does not advance it.
 
-- Where the broker sets the time of a record (LogAppendTime), an event's time counts up to the
-  append time, and an event more than `time_ahead_max` beyond that is ahead.
-- Otherwise the bound follows the median M of the last `WINDOW` events of the source partition, or,
-  once so many entities have been seen there, of their last events, as long as each entity had one
-  among the last `LIVE_EVENTS`. Half of the window (`AGREED` events) has reached M, so that M trails
-  the present by as many. The bound therefore lies beyond M by `time_ahead_max` and by `LEAD` times
-  the spread: the time from the window's low end (`LOW` events) to M, or an earlier larger spread,
-  halved every `SPREAD_HALF_LIFE_MS` of M. Fewer than `AGREED` events from the future can move
-  neither M nor the spread. Nights and other gaps widen the spread once they have occurred; after a
-  longer gap time moves on with M as soon as half of the window agrees. The bound never falls.
+- Where the broker sets the time of a record (LogAppendTime), the bounded time is at most the append
+  time. An event more than `time_ahead_max` after its append time is ahead.
+- Otherwise the bound follows M, the median time of a window of the source partition. The window
+  holds the last event of each of the last `WINDOW` entities, provided that each of these events is
+  among the partition's last `LIVE_EVENTS`; else it holds the last `WINDOW` events. M is about
+  `AGREED` events old, so the bound is M + `time_ahead_max` + `LEAD` · spread. The spread is the time
+  from the window's low end (`LOW` events) to M, or an earlier larger spread, halved every
+  `SPREAD_HALF_LIFE_MS` of M. Fewer than `AGREED` events from the future can change neither M nor the
+  spread. Nights and other gaps widen the spread once they have occurred. After a longer gap, stream
+  time advances with M as soon as half of the window agrees. The bound never falls.
 
-Until a source has had `WINDOW` events the bound of the shard's other sources applies; until the
-first source has had them, there is no bound. Then a stream time beyond the new bound is set back to
-M, once, since a log may begin with events from the future.
+A source with fewer than `WINDOW` events uses the largest bound of the shard's other sources; until
+the first source has `WINDOW` events, there is no bound. If stream time exceeds the first bound, it is
+set back to M, once, since a log may begin with events from the future.
 
 A source takes 3 KiB and an event some 40 ns; M is computed every `AGREED` events, and when an event
 lies beyond the bound. No wall clock is read. Results do not depend on batch boundaries.
@@ -38,7 +39,7 @@ AGREED: Final = WINDOW // 2
 MEDIAN_RANK: Final = WINDOW - AGREED + 1
 """Rank, from the smallest, of the largest time that `AGREED` events have reached."""
 LOW: Final = WINDOW // 8
-"""Events that may be far too old without widening the spread."""
+"""Number of events that may be far too old without widening the spread."""
 LIVE_EVENTS: Final = WINDOW * WINDOW
 LEAD: Final = 8.0
 SPREAD_HALF_LIFE_MS: Final = 2.0 * DAY_MS
@@ -76,7 +77,7 @@ class ClockWindows(NamedTuple):
 
 class BoundedTimes(NamedTuple):
     """Bounded times of n events. time_ms: int64[n]. stream_ms: float64[n], stream time after each.
-    ahead: bool[n], the event lies beyond its bound. set_back: bool[n], stream time is set back
+    ahead: bool[n], the event's time exceeds its bound. set_back: bool[n], stream time is set back
     to stream_ms before the event, which happens at most once."""
 
     time_ms: I64
@@ -112,22 +113,29 @@ class StreamClock:
         append_ms: I64 | None,
         source: I32,
         entity_hash: U64,
-        moves: Bools | None = None,
+        moves_time: Bools | None = None,
     ) -> BoundedTimes:
         """Bound the times of n events, in order.
 
         append_ms: int64[n], -1 where the broker did not set it; None where it never did. source:
-        int32[n]. entity_hash: uint64[n]. moves: bool[n], False for labels, whose times are bounded
-        and move no time.
+        int32[n]. entity_hash: uint64[n]. moves_time: bool[n], False for labels: their times
+        are bounded, and they do not advance stream time.
         """
         n = len(time_ms)
         out = BoundedTimes(
             np.empty(n, np.int64), np.empty(n), np.empty(n, np.bool_), np.zeros(n, np.bool_)
         )
-        appended = np.empty(0, np.int64) if append_ms is None else append_ms
-        moving = np.empty(0, np.bool_) if moves is None else moves
+        append_times = np.empty(0, np.int64) if append_ms is None else append_ms
+        moves_time = np.empty(0, np.bool_) if moves_time is None else moves_time
         _advance(
-            self.windows, self.ahead_max_ms, time_ms, appended, source, entity_hash, moving, out
+            self.windows,
+            self.ahead_max_ms,
+            time_ms,
+            append_times,
+            source,
+            entity_hash,
+            moves_time,
+            out,
         )
         return out
 
@@ -136,7 +144,7 @@ class StreamClock:
         return state_arrays(self.windows)
 
     def load(self, state: Arrays) -> None:
-        """Replace them by saved ones of as many sources."""
+        """Replace the windows and stream time by saved ones of as many sources."""
         load(self.windows, state)
 
 
@@ -288,8 +296,8 @@ def _bounded(
             stream[NOW_MS] = bound[s, MEDIAN_MS]
             set_back = True
         stream[SHARD_BOUND_MS] = max(stream[SHARD_BOUND_MS], bound[s, BOUND_MS])
-    own = bound[s, BOUND_MS] if bound[s, BOUND_MS] > 0.0 else stream[SHARD_BOUND_MS]
-    if own == 0.0 or time_ms <= own:
+    bound_ms = bound[s, BOUND_MS] if bound[s, BOUND_MS] > 0.0 else stream[SHARD_BOUND_MS]
+    if bound_ms == 0.0 or time_ms <= bound_ms:
         return time_ms, set_back
     return max(stream[NOW_MS], bound[s, MEDIAN_MS]), set_back
 
@@ -302,29 +310,29 @@ def _advance(
     append_ms: I64,
     source: I32,
     entity_hash: U64,
-    moves: Bools,
+    moves_time: Bools,
     out: BoundedTimes,
 ) -> None:
     stream = windows.stream
     for i in range(len(time_ms)):
         time = float(time_ms[i])
-        if len(moves) > 0 and not moves[i]:
+        if len(moves_time) > 0 and not moves_time[i]:
             bounded = time
             if stream[SHARD_BOUND_MS] > 0.0 and time > stream[SHARD_BOUND_MS]:
                 bounded = stream[NOW_MS]
             out.ahead[i] = bounded < time
         elif len(append_ms) > 0 and append_ms[i] >= 0:
-            appended = float(append_ms[i])
-            stream[SHARD_BOUND_MS] = max(stream[SHARD_BOUND_MS], appended + ahead_max_ms)
-            bounded = min(time, appended)
-            if time > appended + ahead_max_ms and stream[NOW_MS] >= 0.0:
-                bounded = min(stream[NOW_MS], appended)
-            out.ahead[i] = time > appended + ahead_max_ms
+            append_time = float(append_ms[i])
+            stream[SHARD_BOUND_MS] = max(stream[SHARD_BOUND_MS], append_time + ahead_max_ms)
+            bounded = min(time, append_time)
+            if time > append_time + ahead_max_ms and stream[NOW_MS] >= 0.0:
+                bounded = min(stream[NOW_MS], append_time)
+            out.ahead[i] = time > append_time + ahead_max_ms
         else:
             bounded, set_back = _bounded(windows, source[i], time, entity_hash[i], ahead_max_ms)
             out.set_back[i] = set_back
             out.ahead[i] = bounded < time
-        if len(moves) == 0 or moves[i]:
+        if len(moves_time) == 0 or moves_time[i]:
             stream[NOW_MS] = max(stream[NOW_MS], bounded)
         out.time_ms[i] = np.int64(bounded)
         out.stream_ms[i] = stream[NOW_MS]

@@ -1,9 +1,9 @@
 """Cohorts: the peers with which an entity is compared, by the value of a text field of its events.
 
 The field's values are numbered in order of appearance, up to `COHORTS_MAX`; later values, and events
-without the field, belong to cohort 0, everybody. Numbers are never reused: after a flood of values
-has taken the remaining ones, new values belong to everybody. What a cohort's members do is learned
-in `models.tail`.
+without the field, belong to cohort 0, all entities. Numbers are never reused: after a flood of values
+has taken the remaining ones, new values belong to cohort 0. `models.tail` learns a cohort's
+behaviour.
 """
 
 from typing import Final, NamedTuple
@@ -31,7 +31,7 @@ class Cohorts:
 
     def numbers(self, hashed: U64, learn: Bools) -> I64:
         """int64[n]: each event's cohort. hashed: uint64[n], of the field, 0 where absent. learn:
-        bool[n], whether the event may number a new value."""
+        bool[n], whether the event may give a new value a number."""
         out = np.zeros(len(hashed), np.int64)
         _number(self.values.hashed, hashed, learn, out)
         return out
@@ -41,19 +41,19 @@ class Cohorts:
         return state_arrays(self.values)
 
     def load(self, state: Arrays) -> None:
-        """Replace them by saved ones."""
+        """Replace the values by saved ones."""
         load(self.values, state)
 
 
 @kernel
-def _number(known: U64, hashed: U64, learn: Bools, out: I64) -> None:
+def _number(values: U64, hashed: U64, learn: Bools, out: I64) -> None:
     for i in range(len(hashed)):
         if hashed[i] == 0:
             continue
         k = 0
-        while k < COHORTS_MAX and known[k] != hashed[i] and known[k] != 0:
+        while k < COHORTS_MAX and values[k] != hashed[i] and values[k] != 0:
             k += 1
-        if k < COHORTS_MAX and known[k] == 0 and learn[i]:
-            known[k] = hashed[i]
-        if k < COHORTS_MAX and known[k] == hashed[i]:
+        if k < COHORTS_MAX and values[k] == 0 and learn[i]:
+            values[k] = hashed[i]
+        if k < COHORTS_MAX and values[k] == hashed[i]:
             out[i] = 1 + k

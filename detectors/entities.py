@@ -1,19 +1,19 @@
 """The entity table: which row of a monitor's arrays belongs to which entity.
 
 The table is bounded by `capacity`; when it is full, a new entity takes the row of another one.
-Admission weighs history, after S3-FIFO (J. Yang et al., "FIFO queues are all you need for cache
+Which one depends on how often entities returned, as in S3-FIFO (J. Yang et al., "FIFO queues are all you need for cache
 eviction", SOSP 2023) and TinyLFU (G. Einziger et al., "TinyLFU: a highly efficient cache admission
 policy", ACM TOS 2017). A new key is on probation, in a queue. At the end of the queue a key that
 never returned is evicted. A key that returned keeps its row if one of the next `PROBES_MAX` settled
 rows has returned no more often; that one is evicted then, otherwise the key itself. So an attacker
 who rotates keys, each used a few times, evicts keys used as rarely, not entities with a history. The
-visits of an evicted key are remembered for a while (a ghost) and count when it comes back, except
-while the queue of a table that has just filled up drains, since probation is long then. The returns
-of every row are halved once in `AGEING_EVICTIONS` times `capacity` evictions, so that keys that are
-no longer popular lose their rows.
+visits of an evicted key are remembered for a while (a ghost) and are counted when it returns. No
+ghosts are kept just after the table has filled up: its queue is longer then, and probation with it.
+The returns of every row are halved once in `AGEING_EVICTIONS` times `capacity` evictions, so that
+keys that no longer return lose their rows.
 
-Everything follows stream order, so that eviction is deterministic. Every event has a row, if only
-until the next eviction. The owner of an array resets its row where `fresh` is set.
+Rows are given and evicted in event order, so eviction is deterministic. Every event has a row,
+which the next event may evict. The owner of an array resets its row where `fresh` is set.
 """
 
 from math import gcd, inf
@@ -30,13 +30,13 @@ PROBATION_SHARE: Final = 5
 """One row in this many is on probation when the table is full: long enough for a new entity with a
 few visits within 10,000 events to return before its probation ends (at a capacity of 50,000)."""
 RETURNS_MAX: Final = 63
-"""Returns of a row that are counted at most."""
+"""Largest number of returns that is counted for a row."""
 PROBES_MAX: Final = 16
 """Settled rows that are compared with a key at the end of its probation."""
 AGEING_EVICTIONS: Final = 8
 """Evictions, in multiples of the capacity, in which the returns of each row are halved once."""
 GOLDEN_RATIO: Final = 0.6180339887
-"""Step between two compared rows, as a share of the table: any few of them are spread over it."""
+"""Step between two compared rows, as a share of the table: successive rows are spread evenly."""
 
 SMALL_HEAD, SMALL_COUNT, PROBE_ROW, STRIDE, AGED, ROWS_USED, EVICTIONS, PROMOTIONS = range(8)
 
@@ -47,8 +47,8 @@ class AdmittedEvents(NamedTuple):
     row: int64. fresh: the row belongs to a new entity, or to a new session, from this event on.
     time_ms: float64, the event's time, or that of its entity's last event where it is late (its age
     is clamped). late: the event is older than its entity's last one. learn: False where it is too
-    late. seen: int64, earlier events of the entity (of its session). bounded_ms: float64, the
-    event's bounded time, late or not. stream_ms, set_back: see `clock.BoundedTimes`.
+    late. earlier_events: int64, the entity's learned events before this one (in its session).
+    bounded_ms: float64, the event's bounded time, late or not. stream_ms, set_back: see `clock.BoundedTimes`.
     """
 
     row: I64
@@ -56,7 +56,7 @@ class AdmittedEvents(NamedTuple):
     time_ms: F64
     late: Bools
     learn: Bools
-    seen: I64
+    earlier_events: I64
     bounded_ms: F64
     stream_ms: F64
     set_back: Bools
@@ -110,8 +110,8 @@ class EntityTable:
     ) -> AdmittedEvents:
         """Map each event to its entity's row, in event order. keys: uint64[n, 2], none (0, 0).
 
-        session_gap_ms: an entity that was silent for longer starts as a new one, and so does one whose time
-        lies beyond a stream time that was set back.
+        session_gap_ms: an entity without events for longer starts as a new one, and so does one whose
+        last event is later than a stream time that was set back.
         """
         n = len(keys)
         admitted = AdmittedEvents(
@@ -120,7 +120,7 @@ class EntityTable:
             time_ms=np.empty(n),
             late=np.empty(n, np.bool_),
             learn=np.empty(n, np.bool_),
-            seen=np.empty(n, np.int64),
+            earlier_events=np.empty(n, np.int64),
             bounded_ms=timed.time_ms.astype(np.float64),
             stream_ms=timed.stream_ms,
             set_back=timed.set_back,
@@ -200,14 +200,14 @@ def _age(table: EntityArrays) -> None:
 def _victim(table: EntityArrays, row: int) -> int:
     """The row to evict: a row at the end of its probation, or one of the next settled rows."""
     capacity = len(table.returns)
-    at = table.marks[PROBE_ROW]
+    probe_row = table.marks[PROBE_ROW]
     victim = row
     for _ in range(PROBES_MAX):
-        at = (at + table.marks[STRIDE]) % capacity
-        if table.settled[at] and table.returns[at] <= table.returns[row]:
-            victim = at
+        probe_row = (probe_row + table.marks[STRIDE]) % capacity
+        if table.settled[probe_row] and table.returns[probe_row] <= table.returns[row]:
+            victim = probe_row
             break
-    table.marks[PROBE_ROW] = at
+    table.marks[PROBE_ROW] = probe_row
     return int(victim)
 
 
@@ -312,6 +312,6 @@ def _admit(
         out.time_ms[i] = table.last_ms[row]
         out.late[i] = late_ms > 0.0
         out.learn[i] = learn
-        out.seen[i] = table.seen[row]
+        out.earlier_events[i] = table.seen[row]
         if learn:
             table.seen[row] += 1

@@ -1,4 +1,4 @@
-"""Money: amounts relative to the typical amount of their currency, so that currencies compare.
+"""Money: amounts relative to the typical amount of their currency, to make currencies comparable.
 
 Each currency has a decayed mean of ln|amount| in the shard; an amount is divided by the exponential
 of that mean. An entity's payments in two currencies, or a sum over both, are then multiples of
@@ -56,7 +56,7 @@ class Money:
         return state_arrays(self.typical)
 
     def load(self, state: Arrays) -> None:
-        """Replace them by saved ones."""
+        """Replace the currencies and their means by saved ones."""
         load(self.typical, state)
 
 

@@ -62,8 +62,8 @@ class FeatureSpec(Spec, frozen=True, kw_only=True):
     """Only events that match count, and only they have a value of the feature. Event fields (and
     `type`) with the value or the list of values that matches; `""` matches an absent field."""
     of: EventFilter = msgspec.field(default_factory=dict)
-    """Written as `where`. For kinds that tell some of the counted events from the others, such as
-    `share`: those that match `of`."""
+    """Written as `where`. For kinds that count some of the matching events separately, such as
+    `share`: those that also match `of`."""
     side: Literal["high", "low", "both"] | None = None
     """Which values are surprising: `high`, `low` or `both`. Default: what the kind declares."""
     scale: Literal["log", "root"] = "log"
@@ -105,7 +105,7 @@ class PolicySpec(Spec, frozen=True, kw_only=True):
     """Cap on the alerts of each UTC day of stream time, shared by all shards; never a target. A
     fraction is rounded up or down from day to day."""
     incident_gap: Duration = "1h"
-    """Quiet time after which the entity's next alert opens a new incident."""
+    """Time without alerts after which the entity's next alert opens a new incident."""
     warm_up_events: Annotated[int, Meta(ge=0)] = 10_000
     """Scored events before a shard's alerts may be enforced."""
     action: ActionSpec = ActionSpec()

@@ -1,9 +1,9 @@
 """State as arrays by name: how every part of a monitor is saved and loaded.
 
-A part keeps its arrays in a NamedTuple, which its kernels take as an argument; the names of the
-fields are the names in a checkpoint, except where a part saves them by `rename_arrays`. The saved arrays are the live ones, so that a large state need
-not be copied at once: a caller who keeps them while the monitor runs copies them, or sets a hook
-that is called before rows are written. Knows no files.
+A part holds its arrays in a NamedTuple, which its kernels take as an argument. The fields' names are
+the names in a checkpoint, unless the part saves other names by `rename_arrays`. `save` returns the
+live arrays, not copies: a caller that needs them while the monitor runs copies them, or sets a write
+hook, which is called before rows change. Files are read and written elsewhere.
 """
 
 from collections.abc import Callable
@@ -36,9 +36,9 @@ WriteHook = Callable[[str, NDArray[np.int64]], None]
 perhaps twice, some perhaps beyond the saved ones."""
 
 
-def state_arrays(part: NamedTuple, used: dict[str, int] | None = None) -> Arrays:
-    """The part's live arrays; of those named in `used` only so many first rows."""
-    lengths = used or {}
+def state_arrays(part: NamedTuple, rows_used: dict[str, int] | None = None) -> Arrays:
+    """The part's live arrays. rows_used: by an array's name, how many of its first rows to return."""
+    lengths = rows_used or {}
     arrays: Arrays = part._asdict()
     return {name: array[: lengths.get(name)] for name, array in arrays.items()}
 
@@ -84,5 +84,5 @@ def add_prefix(parts: dict[str, Arrays]) -> Arrays:
 
 
 def prefixed_hook(part: str, before_write: WriteHook) -> WriteHook:
-    """What a part is to call with its own names, where its arrays are saved as `add_prefix`."""
+    """The hook for one part, which adds the part's prefix to the array's name, as `add_prefix` does."""
     return lambda name, rows: before_write(f"{part}/{name}", rows)

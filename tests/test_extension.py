@@ -43,9 +43,9 @@ def amount_step(
     out: F64,
 ) -> None:
     """The number over the entity's last one. One word: the last."""
-    at = memory.at
+    first_word = memory.first_word
     for i in range(len(admitted.row)):
-        state = memory.words[admitted.row[i], at : at + 1]
+        state = memory.words[admitted.row[i], first_word : first_word + 1]
         begin_event(state, admitted, i, memory.backup)
         out[i] = np.nan
         if field.active[i] and not isnan(field.number[i]):

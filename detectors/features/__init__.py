@@ -1,7 +1,7 @@
 """Features: numbers that describe an entity at each of its events.
 
-Each module holds one group of feature kinds. `KINDS` is the vocabulary of configurations; `kind`
-defines what a kind is. How unusual a value is, is decided by the models.
+Each module holds one group of feature kinds. `KINDS` holds every kind that a configuration can name;
+`kind` defines their interface. Detectors, not features, decide how unusual a value is.
 """
 
 from importlib.metadata import entry_points
@@ -39,7 +39,7 @@ BUILT_IN: Final[tuple[FeatureKind, ...]] = (
     *sequence.KINDS,
     *departure.KINDS,
 )
-"""Eddy's own kinds, in the order of the reference."""
+"""Eddy's own kinds, in the order of the reference documentation."""
 
 KINDS: Final[dict[str, FeatureKind]] = {
     kind.name: kind

@@ -63,10 +63,10 @@ def share(
     out: F64,
 ) -> None:
     """k / (c + 2), this event included."""
-    at = memory.at
+    first_word = memory.first_word
     for i in range(len(admitted.row)):
         prefetch_ahead(memory, admitted, i)
-        state = memory.words[admitted.row[i], at : at + SHARE_WORDS]
+        state = memory.words[admitted.row[i], first_word : first_word + SHARE_WORDS]
         begin_event(state, admitted, i, memory.backup)
         out[i] = np.nan
         if field.active[i]:
@@ -83,10 +83,10 @@ def night_share(
     out: F64,
 ) -> None:
     """k / (c + 2), this event included; extra field: minutes of offset to UTC (NaN: none)."""
-    at = memory.at
+    first_word = memory.first_word
     for i in range(len(admitted.row)):
         prefetch_ahead(memory, admitted, i)
-        state = memory.words[admitted.row[i], at : at + SHARE_WORDS]
+        state = memory.words[admitted.row[i], first_word : first_word + SHARE_WORDS]
         begin_event(state, admitted, i, memory.backup)
         out[i] = np.nan
         if field.active[i]:
@@ -107,10 +107,10 @@ def run_length(
     out: F64,
 ) -> None:
     """Events in a row that match `of`, up to this one; 0 where this one does not."""
-    at = memory.at
+    first_word = memory.first_word
     for i in range(len(admitted.row)):
         prefetch_ahead(memory, admitted, i)
-        state = memory.words[admitted.row[i], at : at + 1]
+        state = memory.words[admitted.row[i], first_word : first_word + 1]
         begin_event(state, admitted, i, memory.backup)
         out[i] = np.nan
         if field.active[i]:
@@ -128,19 +128,19 @@ def entropy(
     out: F64,
 ) -> None:
     """Entropy of the buckets' shares in bits, this event included."""
-    at = memory.at
+    first_word = memory.first_word
     for i in range(len(admitted.row)):
         prefetch_ahead(memory, admitted, i)
-        state = memory.words[admitted.row[i], at : at + ENTROPY_WORDS]
+        state = memory.words[admitted.row[i], first_word : first_word + ENTROPY_WORDS]
         begin_event(state, admitted, i, memory.backup)
         out[i] = np.nan
         if not field.active[i]:
             continue
-        keep = decayed(1.0, admitted.time_ms[i] - state[BUCKETS], durations.half_life_ms)
+        decay_factor = decayed(1.0, admitted.time_ms[i] - state[BUCKETS], durations.half_life_ms)
         state[BUCKETS] = admitted.time_ms[i]
         total = 1.0
         for k in range(BUCKETS):
-            state[k] *= keep
+            state[k] *= decay_factor
             total += state[k]
         state[np.int64(field.hashed[i] >> BUCKET_SHIFT)] += 1.0
         bits = 0.0

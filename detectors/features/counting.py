@@ -61,29 +61,33 @@ def count(
     """Events of the entity that match, this one included; at an event that is too late, those in the
     window of its own time."""
     words = memory.words
-    at = memory.at
+    first_word = memory.first_word
     for i in range(len(admitted.row)):
         prefetch_ahead(memory, admitted, i)
-        r = admitted.row[i]
+        row = admitted.row[i]
         if admitted.fresh[i]:
-            words[r, at] = 0.0
-            words[r, at + 1] = admitted.time_ms[i]
+            words[row, first_word] = 0.0
+            words[row, first_word + 1] = admitted.time_ms[i]
             for k in range(WORDS, COUNT_WORDS):
-                words[r, at + k] = 0.0
+                words[row, first_word + k] = 0.0
         if not field.active[i]:
             out[i] = np.nan
             continue
         if not admitted.learn[i]:
-            cells = memory.bits[r, at + WORDS : at + COUNT_WORDS]
+            cells = memory.bits[row, first_word + WORDS : first_word + COUNT_WORDS]
             out[i] = _count_late(cells, admitted.bounded_ms[i], durations.half_life_ms)
             continue
-        now = (
-            decayed(words[r, at], admitted.time_ms[i] - words[r, at + 1], durations.half_life_ms)
+        value = (
+            decayed(
+                words[row, first_word],
+                admitted.time_ms[i] - words[row, first_word + 1],
+                durations.half_life_ms,
+            )
             + 1.0
         )
-        out[i] = now
-        words[r, at] = now
-        words[r, at + 1] = admitted.time_ms[i]
+        out[i] = value
+        words[row, first_word] = value
+        words[row, first_word + 1] = admitted.time_ms[i]
 
 
 @kernel
@@ -96,24 +100,26 @@ def total(
 ) -> None:
     """Sum of the field's magnitudes over the events that match, this one included."""
     words = memory.words
-    at = memory.at
+    first_word = memory.first_word
     for i in range(len(admitted.row)):
         prefetch_ahead(memory, admitted, i)
-        r = admitted.row[i]
+        row = admitted.row[i]
         if admitted.fresh[i]:
-            words[r, at] = 0.0
-            words[r, at + 1] = admitted.time_ms[i]
+            words[row, first_word] = 0.0
+            words[row, first_word + 1] = admitted.time_ms[i]
         if not field.active[i] or isnan(field.number[i]):
             out[i] = np.nan
             continue
         before = decayed(
-            words[r, at], admitted.time_ms[i] - words[r, at + 1], durations.half_life_ms
+            words[row, first_word],
+            admitted.time_ms[i] - words[row, first_word + 1],
+            durations.half_life_ms,
         )
-        now = before + abs(field.number[i])
-        out[i] = now
+        value = before + abs(field.number[i])
+        out[i] = value
         if admitted.learn[i]:
-            words[r, at] = now
-            words[r, at + 1] = admitted.time_ms[i]
+            words[row, first_word] = value
+            words[row, first_word + 1] = admitted.time_ms[i]
 
 
 KINDS: Final = (

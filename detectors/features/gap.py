@@ -6,7 +6,7 @@ The first event has no gap (NaN). A late event has gap 0, since its age is clamp
 that time, and the decayed weight, mean and sum of squared deviations of y = ln(gap + 0.1 s), each
 gap's weight halving every half-life (Welford's recurrence with weights; D. West, CACM 1979). Its
 value is the standard deviation of y: 0 for a clock, 1.28 (π/√6) for events at random, more for
-people, who come in visits. The 0.1 s is there since a tenth of a second is no irregularity.
+people, who come in visits. The 0.1 s makes differences of less than a tenth of a second count as regular.
 """
 
 from math import log, sqrt
@@ -32,7 +32,7 @@ LAST_MS, WEIGHT, MEAN, SQUARES = range(4)
 SPREAD_WORDS: Final = 4
 GAP_MIN_S: Final = 0.1
 GAPS_MIN: Final = 4.0
-"""Weight of gaps that a spread needs: two gaps may be equal by chance."""
+"""Least weight of gaps for a spread: two gaps may be equal by chance."""
 
 
 @kernel
@@ -45,19 +45,19 @@ def gap(
 ) -> None:
     """Seconds since the last matching event; the word holds its time + 1, so that 0 means none."""
     words = memory.words
-    at = memory.at
+    first_word = memory.first_word
     for i in range(len(admitted.row)):
         prefetch_ahead(memory, admitted, i)
-        r = admitted.row[i]
+        row = admitted.row[i]
         if admitted.fresh[i]:
-            words[r, at] = 0.0
+            words[row, first_word] = 0.0
         out[i] = np.nan
         if not field.active[i]:
             continue
-        if words[r, at] > 0.0:
-            out[i] = (admitted.time_ms[i] + 1.0 - words[r, at]) / 1000.0
+        if words[row, first_word] > 0.0:
+            out[i] = (admitted.time_ms[i] + 1.0 - words[row, first_word]) / 1000.0
         if admitted.learn[i]:
-            words[r, at] = admitted.time_ms[i] + 1.0
+            words[row, first_word] = admitted.time_ms[i] + 1.0
 
 
 @kernel
@@ -69,10 +69,10 @@ def gap_spread(
     out: F64,
 ) -> None:
     """Standard deviation of the logarithms of the gaps, this event's included; NaN for few gaps."""
-    at = memory.at
+    first_word = memory.first_word
     for i in range(len(admitted.row)):
         prefetch_ahead(memory, admitted, i)
-        state = memory.words[admitted.row[i], at : at + SPREAD_WORDS]
+        state = memory.words[admitted.row[i], first_word : first_word + SPREAD_WORDS]
         begin_event(state, admitted, i, memory.backup)
         out[i] = np.nan
         if not field.active[i]:
@@ -83,10 +83,10 @@ def gap_spread(
             gap_ms = state[LAST_MS] - last_ms
             before = decayed(state[WEIGHT], gap_ms, durations.half_life_ms)
             squares = decayed(state[SQUARES], gap_ms, durations.half_life_ms)
-            off = log(gap_ms / 1000.0 + GAP_MIN_S) - state[MEAN]
+            difference = log(gap_ms / 1000.0 + GAP_MIN_S) - state[MEAN]
             state[WEIGHT] = before + 1.0
-            state[MEAN] += off / state[WEIGHT]
-            state[SQUARES] = squares + off * off * before / state[WEIGHT]
+            state[MEAN] += difference / state[WEIGHT]
+            state[SQUARES] = squares + difference * difference * before / state[WEIGHT]
             if state[WEIGHT] >= GAPS_MIN:
                 out[i] = sqrt(state[SQUARES] / state[WEIGHT])
         undo_unless_learned(state, admitted, i, memory.backup)

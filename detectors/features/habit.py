@@ -9,7 +9,7 @@ the part of the week (Dirichlet–multinomial means). The value is
     24 p · r / (2/7 or 5/7)
 
 how many times more usual this hour is than a random one: 1 for someone awake around the clock, near
-0 for an hour that is no habit of theirs. Its logarithm, by which it is scored, is minus the hour's
+0 for an hour at which they are never active. Its logarithm, by which it is scored, is minus the hour's
 surprise. NaN until n is `EVENTS_MIN`. Local time is UTC where no offset is mapped.
 
 The shard learns an event with weight 1/(1 + n), so that busy entities do not dominate, decayed by
@@ -42,12 +42,12 @@ WEEKEND_SHARE: Final = 2.0 / 7.0
 PRIOR: Final = 5.0
 EVENTS_MIN: Final = 5.0
 SHARD_PRIOR: Final = 24.0
-"""Evenly spread events that the shard starts with, so that no hour is impossible."""
+"""Assumed events of the shard, evenly spread over the hours, so that no hour is impossible."""
 SHARD_MEMORY: Final = 20_000.0
 
 
 @kernel
-def _around(counts: F64, hour: int) -> float:
+def _smoothed_count(counts: F64, hour: int) -> float:
     """The smoothed count at the hour."""
     total = 0.0
     for step in range(-2, 3):
@@ -56,11 +56,11 @@ def _around(counts: F64, hour: int) -> float:
 
 
 @kernel
-def _usual(state: F64, shard: F64, hour: int, weekend: bool) -> float:
+def _relative_frequency(state: F64, shard: F64, hour: int, weekend: bool) -> float:
     """How many times more usual the hour is than a random one."""
     strength = shard[COUNT] + SHARD_PRIOR
-    q = (_around(shard, hour) + SHARD_PRIOR / 24.0) / strength
-    p = (_around(state, hour) + PRIOR * q) / (state[COUNT] + PRIOR)
+    q = (_smoothed_count(shard, hour) + SHARD_PRIOR / 24.0) / strength
+    p = (_smoothed_count(state, hour) + PRIOR * q) / (state[COUNT] + PRIOR)
     q = (shard[WEEKENDS] + SHARD_PRIOR * WEEKEND_SHARE) / strength
     r = (state[WEEKENDS] + PRIOR * q) / (state[COUNT] + PRIOR)
     week = r / WEEKEND_SHARE if weekend else (1.0 - r) / (1.0 - WEEKEND_SHARE)
@@ -68,9 +68,9 @@ def _usual(state: F64, shard: F64, hour: int, weekend: bool) -> float:
 
 
 @kernel
-def _scale(counts: F64, keep: float) -> None:
+def _scale(counts: F64, decay_factor: float) -> None:
     for k in range(COUNT, WORDS):
-        counts[k] *= keep
+        counts[k] *= decay_factor
 
 
 @kernel
@@ -91,10 +91,10 @@ def hour_habit(
 ) -> None:
     """How usual the hour is for the entity before this event; extra field: minutes of offset to UTC."""
     shard = memory.shared
-    at = memory.at
+    first_word = memory.first_word
     for i in range(len(admitted.row)):
         prefetch_ahead(memory, admitted, i)
-        state = memory.words[admitted.row[i], at : at + WORDS]
+        state = memory.words[admitted.row[i], first_word : first_word + WORDS]
         begin_event(state, admitted, i, memory.backup)
         out[i] = np.nan
         if not field.active[i]:
@@ -107,7 +107,7 @@ def hour_habit(
         _scale(state, decayed(1.0, admitted.time_ms[i] - state[LAST_MS], durations.half_life_ms))
         state[LAST_MS] = admitted.time_ms[i]
         if state[COUNT] >= EVENTS_MIN:
-            out[i] = _usual(state, shard, hour, weekend)
+            out[i] = _relative_frequency(state, shard, hour, weekend)
         if admitted.learn[i]:
             _add(shard, hour, weekend, 1.0 / (1.0 + state[COUNT]))
             if shard[COUNT] > SHARD_MEMORY:

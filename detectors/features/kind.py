@@ -1,8 +1,8 @@
-"""What a feature kind is: a kernel over the entities' words, and how its values are scored.
+"""The interface of a feature kind: a kernel over the entities' rows, and how its values are scored.
 
 A kernel walks the batch in event order, writes the feature's value at each event and then learns
-the event. It owns `words` consecutive 8-byte words of each entity's row, and `shared` words for all
-entities of the shard together.
+the event. A feature owns `words` consecutive 8-byte words of each entity's row, and `shared` words
+for all entities of the shard together.
 """
 
 from collections.abc import Callable
@@ -21,18 +21,18 @@ from schemas.columns import F64, U64, Bools
 from schemas.events import FIELDS
 
 PREFETCH_EVENTS: Final = 8
-"""Events that a kernel processes while memory is fetched."""
+"""How many events ahead a kernel prefetches."""
 
 
 class FeatureMemory(NamedTuple):
-    """The state of a feature. words: float64[rows, w], the entities' rows, in which it owns
-    `FeatureKind.words` words from `at` on. shared: float64[`FeatureKind.shared`], for all entities
+    """The state of a feature. words: float64[rows, w], the entities' rows, in which the feature owns
+    `FeatureKind.words` words from `first_word` on. shared: float64[`FeatureKind.shared`], for all entities
     of the shard together. backup: float64[`FeatureKind.words`], for `begin_event`. bits,
     shared_bits, backup_bits: the same memory as uint64."""
 
     words: F64
     bits: U64
-    at: int
+    first_word: int
     shared: F64
     shared_bits: U64
     backup: F64
@@ -40,7 +40,7 @@ class FeatureMemory(NamedTuple):
 
 
 class FeatureInput(NamedTuple):
-    """What a feature reads of a batch. active: bool[n], the event matches `where` and has the field.
+    """The columns that a feature reads from a batch. active: bool[n], the event matches `where` and has the field.
     number: float64[n], or hashed: uint64[n], the field; empty where the kind reads none.
     extra_fields: float64[k, n], the numbers of the k `FeatureKind.extra_fields`. occurs: bool[n],
     the event also matches `of`; empty where the kind does not need it. entity_hash: uint64[n], the
@@ -55,7 +55,7 @@ class FeatureInput(NamedTuple):
 
 
 class Durations(NamedTuple):
-    """Durations in ms, 0 where not declared: the half-life, and the one that it is compared with."""
+    """Durations in ms, 0 where not declared. against_ms: the half-life to compare with, for `ratio`."""
 
     half_life_ms: float
     against_ms: float
@@ -152,10 +152,10 @@ class FeatureKind:
 
 @kernel
 def prefetch_ahead(memory: FeatureMemory, admitted: AdmittedEvents, i: int) -> None:
-    """Prefetch the words of an event soon after i."""
+    """Prefetch the words of the event `PREFETCH_EVENTS` after event i."""
     if i + PREFETCH_EVENTS < len(admitted.row):
         prefetch_words(
-            memory.words, admitted.row[i + PREFETCH_EVENTS], memory.at, len(memory.backup)
+            memory.words, admitted.row[i + PREFETCH_EVENTS], memory.first_word, len(memory.backup)
         )
 
 
@@ -163,8 +163,7 @@ def prefetch_ahead(memory: FeatureMemory, admitted: AdmittedEvents, i: int) -> N
 def begin_event(
     state: NDArray[Word], admitted: AdmittedEvents, i: int, backup: NDArray[Word]
 ) -> None:
-    """Reset the words of event i's entity where it is new, and back them up where the event may not be
-    learned.
+    """Reset the entity's words at its first event, and back them up where event i may not be learned.
 
     state: `FeatureKind.words` words of the entity's row. The kernel may then change them freely and
     call `undo_unless_learned` afterwards.
@@ -189,18 +188,18 @@ def undo_unless_learned(
 
 ALL, OCCURRED, LAST_MS = range(3)
 SHARE_WORDS: Final = 3
-WITHOUT: Final = 2.0
-"""Events without an occurrence that are assumed before the first one."""
+PRIOR_EVENTS: Final = 2.0
+"""Assumed events before the first one, without an occurrence."""
 
 
 @kernel
 def share_of(state: F64, occurs: bool, time_ms: float, half_life_ms: float) -> float:
     """k / (c + 2) of decayed counts, c of all events and k of those that occur, this one included.
     state: `SHARE_WORDS` words."""
-    since_ms = time_ms - state[LAST_MS]
-    state[ALL] = decayed(state[ALL], since_ms, half_life_ms) + 1.0
-    state[OCCURRED] = decayed(state[OCCURRED], since_ms, half_life_ms)
+    elapsed_ms = time_ms - state[LAST_MS]
+    state[ALL] = decayed(state[ALL], elapsed_ms, half_life_ms) + 1.0
+    state[OCCURRED] = decayed(state[OCCURRED], elapsed_ms, half_life_ms)
     if occurs:
         state[OCCURRED] += 1.0
     state[LAST_MS] = time_ms
-    return float(state[OCCURRED] / (state[ALL] + WITHOUT))
+    return float(state[OCCURRED] / (state[ALL] + PRIOR_EVENTS))

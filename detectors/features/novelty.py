@@ -1,8 +1,8 @@
 """Novelty: is this value of another field new to the entity, how many were new recently, and what
-share of all were they?
+share of all events brought one?
 
 An entity remembers the last `MEMORY` distinct values by their 64-bit keyed hashes, most recent
-first. A value that drops out is noted in the shard's `pairings`, so that it counts as new again only
+first. A value that drops out is added to the shard's `pairings`, so that it counts as new again only
 after tens of thousands of values of all entities have dropped out; in return, one new value in 200
 of an entity with more than `MEMORY` values is missed.
 
@@ -33,26 +33,34 @@ MEMORY: Final = 16
 
 @kernel
 def is_new(
-    bits: U64, r: int, at: int, shared: U64, entity_hash: np.uint64, value: np.uint64, learn: bool
+    bits: U64,
+    row: int,
+    first_word: int,
+    shared: U64,
+    entity_hash: np.uint64,
+    value: np.uint64,
+    learn: bool,
 ) -> bool:
-    """Whether the value is in neither memory; learning moves it to the front of the entity's memory."""
+    """Whether neither the entity's memory nor `pairings` has the value; learning moves it to the front."""
     index = -1
     for k in range(MEMORY):
-        if bits[r, at + k] == value:
+        if bits[row, first_word + k] == value:
             index = k
             break
-        if bits[r, at + k] == 0:
+        if bits[row, first_word + k] == 0:
             break
-    full = bits[r, at + MEMORY - 1] != 0  # only then may a value have dropped out
-    new = index < 0 and not (full and pairings.known(shared, pairings.pair(entity_hash, value)))
+    memory_full = bits[row, first_word + MEMORY - 1] != 0  # only then may a value have dropped out
+    new = index < 0 and not (
+        memory_full and pairings.contains(shared, pairings.pair(entity_hash, value))
+    )
     if learn:
-        last = index if index >= 0 else MEMORY - 1
-        dropped = bits[r, at + last]
+        slot = index if index >= 0 else MEMORY - 1
+        dropped = bits[row, first_word + slot]
         if index < 0 and dropped != 0:
-            pairings.note(shared, pairings.pair(entity_hash, dropped))
-        for k in range(last, 0, -1):
-            bits[r, at + k] = bits[r, at + k - 1]
-        bits[r, at] = value
+            pairings.add(shared, pairings.pair(entity_hash, dropped))
+        for k in range(slot, 0, -1):
+            bits[row, first_word + k] = bits[row, first_word + k - 1]
+        bits[row, first_word] = value
     return new
 
 
@@ -67,20 +75,20 @@ def novelty(
     """1 for a new value, 0 for a remembered one; NaN at the first value, which is always new."""
     bits = memory.bits
     shared = memory.shared_bits
-    at = memory.at
+    first_word = memory.first_word
     for i in range(len(admitted.row)):
         prefetch_ahead(memory, admitted, i)
-        r = admitted.row[i]
+        row = admitted.row[i]
         if admitted.fresh[i]:
             for k in range(MEMORY):
-                bits[r, at + k] = 0
+                bits[row, first_word + k] = 0
         out[i] = np.nan
         if not field.active[i]:
             continue
-        known_any = bits[r, at] != 0
+        has_values = bits[row, first_word] != 0
         learn = admitted.learn[i]
-        new = is_new(bits, r, at, shared, field.entity_hash[i], field.hashed[i], learn)
-        if known_any:
+        new = is_new(bits, row, first_word, shared, field.entity_hash[i], field.hashed[i], learn)
+        if has_values:
             out[i] = 1.0 if new else 0.0
 
 
@@ -96,29 +104,31 @@ def novel_count(
     words = memory.words
     bits = memory.bits
     shared = memory.shared_bits
-    at = memory.at
-    after = at + MEMORY
+    first_word = memory.first_word
+    words_after_memory = first_word + MEMORY
     for i in range(len(admitted.row)):
         prefetch_ahead(memory, admitted, i)
-        r = admitted.row[i]
+        row = admitted.row[i]
         if admitted.fresh[i]:
             for k in range(MEMORY):
-                bits[r, at + k] = 0
-            words[r, after] = 0.0
-            words[r, after + 1] = admitted.time_ms[i]
+                bits[row, first_word + k] = 0
+            words[row, words_after_memory] = 0.0
+            words[row, words_after_memory + 1] = admitted.time_ms[i]
         if not field.active[i]:
             out[i] = np.nan
             continue
         now = decayed(
-            words[r, after], admitted.time_ms[i] - words[r, after + 1], durations.half_life_ms
+            words[row, words_after_memory],
+            admitted.time_ms[i] - words[row, words_after_memory + 1],
+            durations.half_life_ms,
         )
         learn = admitted.learn[i]
-        if is_new(bits, r, at, shared, field.entity_hash[i], field.hashed[i], learn):
+        if is_new(bits, row, first_word, shared, field.entity_hash[i], field.hashed[i], learn):
             now += 1.0
         out[i] = now
         if learn:
-            words[r, after] = now
-            words[r, after + 1] = admitted.time_ms[i]
+            words[row, words_after_memory] = now
+            words[row, words_after_memory + 1] = admitted.time_ms[i]
 
 
 @kernel
@@ -131,29 +141,37 @@ def novel_share(
 ) -> None:
     """k / (c + 2), this event included; words after the memory: c, k, time."""
     words = memory.words
-    at = memory.at
-    after = at + MEMORY
+    first_word = memory.first_word
+    words_after_memory = first_word + MEMORY
     for i in range(len(admitted.row)):
         prefetch_ahead(memory, admitted, i)
-        r = admitted.row[i]
+        row = admitted.row[i]
         if admitted.fresh[i]:
             for k in range(MEMORY + 3):
-                words[r, at + k] = 0.0
+                words[row, first_word + k] = 0.0
         out[i] = np.nan
         if not field.active[i]:
             continue
         learn = admitted.learn[i]
         new = is_new(
-            memory.bits, r, at, memory.shared_bits, field.entity_hash[i], field.hashed[i], learn
+            memory.bits,
+            row,
+            first_word,
+            memory.shared_bits,
+            field.entity_hash[i],
+            field.hashed[i],
+            learn,
         )
-        keep = decayed(1.0, admitted.time_ms[i] - words[r, after + 2], durations.half_life_ms)
-        count = words[r, after] * keep + 1.0
-        novel = words[r, after + 1] * keep + (1.0 if new else 0.0)
+        decay_factor = decayed(
+            1.0, admitted.time_ms[i] - words[row, words_after_memory + 2], durations.half_life_ms
+        )
+        count = words[row, words_after_memory] * decay_factor + 1.0
+        novel = words[row, words_after_memory + 1] * decay_factor + (1.0 if new else 0.0)
         out[i] = novel / (count + 2.0)
         if learn:
-            words[r, after] = count
-            words[r, after + 1] = novel
-            words[r, after + 2] = admitted.time_ms[i]
+            words[row, words_after_memory] = count
+            words[row, words_after_memory + 1] = novel
+            words[row, words_after_memory + 2] = admitted.time_ms[i]
 
 
 KINDS: Final = (

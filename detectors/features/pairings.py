@@ -1,9 +1,9 @@
 """Pairings: the (entity, value) pairs that the shard has seen, beyond each entity's own memory.
 
 Two panes of a Bloom filter (B. Bloom, CACM 1970), shared by all entities: pairs are added to the
-current pane; when it holds `PAIRS_MAX`, it becomes the earlier one and the next starts empty. So at
-least the last 65,536 pairs, and at most twice as many, are always found, and a pair that was never
-added is found in less than 0.5 % of cases: (1 - e^(-4/16))^4 = 0.24 % for each full pane, with 16
+current pane; when it holds `PAIRS_MAX`, it becomes the earlier one and the next starts empty. So the
+last 65,536 to 131,072 pairs are always found, and a pair that was never added is found in less than
+0.5 % of cases: (1 - e^(-4/16))^4 = 0.24 % for each full pane, with 16
 bits a pair and 4 hash functions. The hashes are keyed: nobody outside can target a pair.
 
 This is no feature: `novelty` uses it. Words of a shard: 2 + 2 · 16,384, that is 256 KiB.
@@ -54,14 +54,14 @@ def _in_pane(shared: U64, start: np.int64, hashed: np.uint64) -> bool:
 
 
 @kernel
-def known(shared: U64, hashed: np.uint64) -> bool:
+def contains(shared: U64, hashed: np.uint64) -> bool:
     """Whether the pair was added recently."""
     first = np.int64(PANES)
     return _in_pane(shared, first, hashed) or _in_pane(shared, first + PANE_WORDS, hashed)
 
 
 @kernel
-def note(shared: U64, hashed: np.uint64) -> None:
+def add(shared: U64, hashed: np.uint64) -> None:
     """Add the pair, unless the current pane has it."""
     start = PANES + PANE_WORDS * np.int64(shared[PANE])
     if _in_pane(shared, start, hashed):

@@ -1,14 +1,14 @@
 """Popularity: how many of the shard's events had this value of a field recently?
 
 Independent of the entity: a page that nobody visits, an address that nobody else came from, a user
-agent never seen. The value is the decayed number of events with it, this one included, of all
+agent never seen before. The value is the decayed number of events with it, this one included, of all
 entities of the shard: 1 for a value never seen. Counted in a count-min sketch (G. Cormode, S.
 Muthukrishnan, J. Algorithms 2005) of `ROWS` rows by the value's keyed hash, with conservative update
 (C. Estan, G. Varghese, SIGCOMM 2002). Its error is one-sided: among many values a rare one can look
 more common than it is, and nobody outside can choose values that share cells.
 
 No words an entity; shared: 2 · 4 · 4,096 words (count and its time), 256 KiB a shard. The time of a
-cell never goes back: the events of an entity that lags behind others are counted at their time.
+cell never decreases: an event of an entity that lags is counted at the cell's time.
 """
 
 from typing import Final

@@ -49,7 +49,7 @@ def _slot(shared: F64, bits: U64, product: np.uint64) -> int:
 
 @kernel
 def _make_room(shared: F64, bits: U64, slot: int, product: np.uint64, mean: float) -> None:
-    """Give the slot to the product; where another product had it, the whole set ages."""
+    """Give the slot to the product; where another product had it, shrink the weights of the set."""
     if shared[slot + WEIGHT] > 0.0:
         first = slot - slot % (SLOT * SLOTS_PER_SET)
         for k in range(SLOTS_PER_SET):
@@ -83,9 +83,9 @@ def price_ratio(
             if not is_known:
                 _make_room(shared, bits, slot, field.hashed[i], log(size))
             weight = min(shared[slot + WEIGHT] + 1.0, MEMORY)
-            off = log(size) - shared[slot + MEAN]
+            difference = log(size) - shared[slot + MEAN]
             shared[slot + WEIGHT] = weight
-            shared[slot + MEAN] += min(max(off, -STEP_MAX), STEP_MAX) / weight
+            shared[slot + MEAN] += min(max(difference, -STEP_MAX), STEP_MAX) / weight
 
 
 KINDS: Final = (

@@ -6,8 +6,8 @@ that with counts c and C, this event included,
 
     expected = C · h (1 - 2^(-a/h)) / (H (1 - 2^(-a/H)))     ratio = (c + 1) / (expected + 1)
 
-1 is as usual. A new entity starts at 1, since both counts are of the same events; the 1 on both
-sides limits the ratio of a single event after a long silence to 2. The counts are those of
+1 is as usual. A new entity starts at 1, since both counts hold the same events. Adding 1 to both
+limits the ratio of a single event after a long pause to 2. The counts are those of
 `counting` (forward decay; Cormode et al., ICDE 2009). Four words an entity: both counts, their time
 and the time at which they began.
 """
@@ -46,10 +46,10 @@ def ratio(
     """(c + 1) / (expected + 1), this event included."""
     short_ms = durations.half_life_ms
     long_ms = durations.against_ms
-    at = memory.at
+    first_word = memory.first_word
     for i in range(len(admitted.row)):
         prefetch_ahead(memory, admitted, i)
-        state = memory.words[admitted.row[i], at : at + WORDS]
+        state = memory.words[admitted.row[i], first_word : first_word + WORDS]
         begin_event(state, admitted, i, memory.backup)
         out[i] = np.nan
         if not field.active[i]:

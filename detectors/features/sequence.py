@@ -41,10 +41,10 @@ def sequence(
     out: F64,
 ) -> None:
     """k / (c + 2), this step included."""
-    at = memory.at
+    first_word = memory.first_word
     for i in range(len(admitted.row)):
         prefetch_ahead(memory, admitted, i)
-        state = memory.words[admitted.row[i], at : at + WORDS]
+        state = memory.words[admitted.row[i], first_word : first_word + WORDS]
         begin_event(state, admitted, i, memory.backup)
         out[i] = np.nan
         if not field.active[i] or isnan(field.number[i]):

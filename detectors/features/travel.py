@@ -2,7 +2,7 @@
 
 Kilometres per hour along the great circle (haversine formula; R. Sinnott, Sky and Telescope 1984;
 earth's mean radius 6371 km). Geolocation is coarse: less than `NEAR_KM` counts as no movement, and
-no movement takes less than `TIME_MIN_H`. NaN at the first event, without coordinates, and at a late
+the time is at least `TIME_MIN_H`. NaN at the first event, without coordinates, and at a late
 event, whose predecessor is unknown; a late event is not remembered.
 
 Three words an entity: latitude, longitude, time + 1 (0: none).
@@ -54,10 +54,10 @@ def impossible_travel(
     out: F64,
 ) -> None:
     """km/h since the last event with coordinates; extra fields: latitude, longitude."""
-    at = memory.at
+    first_word = memory.first_word
     for i in range(len(admitted.row)):
         prefetch_ahead(memory, admitted, i)
-        state = memory.words[admitted.row[i], at : at + WORDS]
+        state = memory.words[admitted.row[i], first_word : first_word + WORDS]
         begin_event(state, admitted, i, memory.backup)
         out[i] = np.nan
         latitude = field.extra_fields[0, i]

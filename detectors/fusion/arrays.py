@@ -31,8 +31,8 @@ class AssessmentOutput(NamedTuple):
     Of the inputs (`model_state.EventMemory`), where the row raised an alert: contribution: float64[n,
     inputs], 1/p or the log odds of a learned model, NaN where absent. value: float64[n, inputs].
     low, high: float64[n, inputs], the expected range among labelled reports, NaN where unknown.
-    order: int64[3, n], the inputs of largest contribution. without: float64[3, n], p with the first
-    one, two, three of them at their means (of a monitor: without its report), NaN where there are
+    order: int64[3, n], the inputs of largest contribution. counterfactual_p: float64[3, n], p with
+    the first one, two, three of them at their means (of a monitor: without its report), NaN where there are
     fewer."""
 
     keys: U64
@@ -47,7 +47,7 @@ class AssessmentOutput(NamedTuple):
     low: F64
     high: F64
     order: I64
-    without: F64
+    counterfactual_p: F64
 
 
 class RowTimes(NamedTuple):

@@ -52,8 +52,8 @@ from detectors.scoring.policy import (
     INCIDENT_WORDS,
     EventPositions,
     Policy,
-    no_outcome,
     policy_limits,
+    undecided_outcome,
 )
 from detectors.spec import PolicySpec
 from detectors.state import Arrays, add_prefix, clear, load, select_prefix, state_arrays
@@ -136,7 +136,7 @@ class Assessment:
             keys=keys,
             p=np.ones(n),
             by_monitor=np.full((n, monitors), np.nan),
-            policy_outcome=no_outcome(n),
+            policy_outcome=undecided_outcome(n),
             warm=np.zeros(n, np.bool_),
             is_report=rows.is_report,
             p_of_all=np.full(n, np.nan),
@@ -145,7 +145,7 @@ class Assessment:
             low=np.empty((n, inputs)),
             high=np.empty((n, inputs)),
             order=np.zeros((COUNTERFACTUAL_MAX, n), np.int64),
-            without=np.full((COUNTERFACTUAL_MAX, n), np.nan),
+            counterfactual_p=np.full((COUNTERFACTUAL_MAX, n), np.nan),
         )
         start = 0
         while start < n:

@@ -39,8 +39,8 @@ from detectors.numeric.kernels import kernel
 from detectors.scoring.policy import (
     ESCALATION,
     HELD_BACK,
+    NO_ALERT,
     OPENED,
-    QUIET,
     SUPPRESSED,
     SUPPRESSED_COUNT,
     UPDATED,
@@ -215,8 +215,8 @@ def _decide(
     """The activity of a report's event. incident: its subject's."""
     score, alerted_score = -log10(out.p[i]), remembered.alerted_score[slot]
     if alerted_score >= 0.0 and score < alerted_score + ESCALATION:
-        out.policy_outcome.activity[i] = QUIET
-        return QUIET
+        out.policy_outcome.activity[i] = NO_ALERT
+        return NO_ALERT
     warm, counted_before = out.warm[i], alerted_score != NEVER_ALERTED
     activity = decide(
         incident,
@@ -235,7 +235,7 @@ def _decide(
         incident[SUPPRESSED_COUNT] -= 1.0
     if activity == HELD_BACK and alerted_score == NEVER_ALERTED:
         remembered.alerted_score[slot] = ONLY_HELD_BACK
-    elif activity not in (QUIET, HELD_BACK):
+    elif activity not in (NO_ALERT, HELD_BACK):
         remembered.alerted_score[slot] = score
     return activity
 
@@ -295,7 +295,7 @@ def _explain(
             scratch.contribution[largest] = np.nan
             scratch.inputs[largest] = learner.logistic_model.mean[largest]
         harmonic = harmonic_mean(scratch.p, unreported_inverse_p)
-        out.without[removed, i] = label_learning.p_of_inputs(
+        out.counterfactual_p[removed, i] = label_learning.p_of_inputs(
             learner, scratch.inputs, scratch.surprised, harmonic
         )
 

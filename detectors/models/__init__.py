@@ -1,10 +1,10 @@
-"""Detectors: they turn an entity's features, or the events themselves, into surprise.
+"""Detectors: models that compute a surprise from an entity's features or from the events.
 
-`DETECTORS` is the vocabulary of configurations. Two detectors are steps of every monitor: `tail`,
-which scores each feature, and half-space trees of either kind, which score all features together.
-All others are standalone (`interface`): declarations with a `build`, which score something of their
-own; a package may add one under the entry-point group "eddy.detectors". Calibration turns their raw
-surprise into calibrated p-values.
+`DETECTORS` holds every detector that a configuration can name. Two are steps of the monitor itself:
+`tail`, which scores each feature, and half-space trees of either kind, which score all features
+together. All others are standalone (`interface`): each scores a value that it computes itself, and
+its declaration has a method `build`. A package may add one under the entry-point group
+"eddy.detectors". Calibration turns raw surprise into calibrated p-values.
 """
 
 from importlib.metadata import entry_points

@@ -12,13 +12,13 @@ is a chi-squared statistic of one degree of freedom, of the edge, the source or 
 whichever is largest. At the end of a tick `a` is merged into `s` only where χ² < `threshold`.
 
 Departures from the paper. Only a > e surprises: z = (a - e)/√e, surprise = -ln(½ erfc(z/√2)), one
-side of the chi-squared tail; calibration accounts for the maximum of three. e is at least
-`LEVEL_MIN`: the paper scores an edge that it never saw as 0, and so merges its burst. Where χ² ≥
+side of the chi-squared tail. Calibration corrects for taking the largest of three. e is at least
+`LEVEL_MIN`: the paper scores a new edge as 0, and so merges its burst. Where χ² ≥
 threshold the paper merges e; here the largest count below the threshold is merged, e + √(threshold
 e), so that a lasting change is learned within some ticks and a burst is not. s and t - 1 are decayed
-with `half_life`, since a total that never decays follows no drift. A cell is merged when it is next
+with `half_life`, since a total without decay cannot follow drift. A cell is merged when it is next
 read, with all ticks since in one formula, not by a walk over the sketch at every tick; it is
-filtered by its own count, not by the smallest of its event's cells. Late events count into the
+filtered by its own count, not by the smallest of its event's cells. Late events count in the
 current tick.
 
 value: a of the edge; expected: e of the edge. NaN where the field is absent, and for all events in
@@ -78,11 +78,11 @@ class EdgesSpec(StandaloneSpec, frozen=True, kw_only=True, tag="edges"):
         return Edges(self)
 
     def fields(self) -> list[str]:
-        """The other end of the edges."""
+        """The text field at the other end of the edges."""
         return [self.field]
 
     def problems(self) -> list[str]:
-        """A field that is no text, and a half-life that is too short for totals."""
+        """Report a field that is no text, and a half-life that is too short for totals."""
         problems = []
         if self.field not in FIELDS or FIELDS[self.field].kind != "text":
             problems.append(f"field: got {self.field}; expected an event field that is a text")
@@ -101,7 +101,7 @@ class EdgesSpec(StandaloneSpec, frozen=True, kw_only=True, tag="edges"):
 class Sketches(NamedTuple):
     """current, total: float64[3, rows, buckets], by kind: edge, source, destination. merged:
     int64[3, rows, buckets], the tick, counted from the first, up to which a cell is merged. clock:
-    int64[3], the first and the current tick, counted from 1970, and whether there was any."""
+    int64[3], the first and the current tick, counted from 1970, and 1 once there is a first."""
 
     current: F64
     total: F64
@@ -174,16 +174,16 @@ def _merge(
     a = sketches.current[kind, r, b]
     s = sketches.total[kind, r, b]
     if a > 0.0 or s > 0.0:
-        keep = exp(-settings.decay)
+        decay_factor = exp(-settings.decay)
         e = _level(settings, s, sketches.merged[kind, r, b])
-        most = e + sqrt(settings.threshold * e)
-        while since > 0 and a > most:
-            s = keep * s + most
+        merged_max = e + sqrt(settings.threshold * e)
+        while since > 0 and a > merged_max:
+            s = decay_factor * s + merged_max
             a *= FADE
             since -= 1
-        keep_all = exp(-settings.decay * since)
+        decay_all = exp(-settings.decay * since)
         fade_all = exp(-LN2 * since)
-        s = keep_all * s + a * (keep_all - fade_all) / (keep - FADE)
+        s = decay_all * s + a * (decay_all - fade_all) / (decay_factor - FADE)
         sketches.total[kind, r, b] = s
         sketches.current[kind, r, b] = a * fade_all
     sketches.merged[kind, r, b] = tick
@@ -198,7 +198,7 @@ def _count(
     tick: int,
     learn: bool,
 ) -> tuple[float, float]:
-    """(a, e) with one more event of that hash, which is counted if it may be learned."""
+    """(a, e) after one more event of that hash. The event is counted if `learn`."""
     rows, buckets = sketches.current.shape[1:]
     a = np.inf
     s = np.inf
@@ -216,18 +216,18 @@ def _count(
 def _tick(sketches: Sketches, settings: EdgesSettings, time_ms: float) -> int:
     """The current tick, counted from the first; an event may advance it, never set it back."""
     clock = sketches.clock
-    at = np.int64(time_ms // settings.tick_ms)
+    tick_number = np.int64(time_ms // settings.tick_ms)
     if clock[STARTED] == 0:
         clock[STARTED] = 1
-        clock[FIRST] = at
-        clock[NOW] = at
-    clock[NOW] = max(clock[NOW], at)
+        clock[FIRST] = tick_number
+        clock[NOW] = tick_number
+    clock[NOW] = max(clock[NOW], tick_number)
     return int(clock[NOW] - clock[FIRST])
 
 
 @kernel
-def _empty(sketches: Sketches) -> None:
-    """Clear everything: the times of the events so far were wrong."""
+def _clear(sketches: Sketches) -> None:
+    """Clear the sketches after stream time was set back: the times so far were wrong."""
     sketches.current[:] = 0.0
     sketches.total[:] = 0.0
     sketches.merged[:] = 0
@@ -245,7 +245,7 @@ def _process(
 ) -> None:
     for i in range(len(admitted.row)):
         if admitted.set_back[i]:
-            _empty(sketches)
+            _clear(sketches)
         tick = _tick(sketches, settings, admitted.time_ms[i])
         if destination[i] == 0:
             continue

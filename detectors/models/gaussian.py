@@ -21,8 +21,8 @@ LN_ROOT_2PI: Final = 0.5 * log(2.0 * pi)
 def _table() -> F64:
     """float64[nodes, 2]: -ln Q and its slope over one step, at -Z_FAR, -Z_FAR + 1/PER_UNIT, …"""
     z = np.arange(-Z_FAR, Z_FAR + 2.0 / PER_UNIT, 1.0 / PER_UNIT).tolist()
-    tails = [0.5 * erfc(one / sqrt(2.0)) for one in z]
-    heights = [exp(-0.5 * one * one - LN_ROOT_2PI) for one in z]
+    tails = [0.5 * erfc(z_node / sqrt(2.0)) for z_node in z]
+    heights = [exp(-0.5 * z_node * z_node - LN_ROOT_2PI) for z_node in z]
     return np.array(
         [[-log(q), h / q / PER_UNIT] for q, h in zip(tails, heights, strict=True)], np.float64
     )

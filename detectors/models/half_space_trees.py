@@ -1,13 +1,13 @@
-"""Half-space trees: how isolated is an event among its entity's, over all features at once?
+"""Half-space trees: how isolated is an event among its entity's earlier events, over all features?
 
-A monitor has one structure of trees (`trees`). An entity with `min_events` events gets a row of
+All entities of a monitor share one structure of trees (`trees`). An entity with `min_events` events gets a row of
 masses from a bounded pool. Features enter scaled to [0, 1] by their cohort; at a split on an absent
 feature (NaN) the walk goes to the child of larger mass, as in River. There are two kinds:
 
 **half_space_trees**, the default. A node's mass is a 16-bit sum with weight `UNIT` an event; when the
 root of a tree is full all masses are halved, so that an entity remembers 512 to 1,023 events (2.9 kB
 for 10 trees of height 6). The density of a leaf is that of a Pólya tree (M. Lavine, Ann. Stat. 1992)
-whose prior is the cohort's tree, so that a short history counts and a new entity is scored by its
+whose prior is the cohort's tree, so that a short history is used, and a new entity is scored by its
 peers:
 
     P(child) = (m_child + STRENGTH q)/(m_parent + STRENGTH)   q = (c_child + 1/2)/(c_parent + 1)
@@ -26,9 +26,9 @@ entity has no score: NaN (River says 0). As in River every event is learned, so 
 normal after a window. Cost: about 0.6 µs an event.
 
 Explanation: at events whose surprise, of the trees or of one feature, is among the `EXPLAIN_SHARE`
-largest, each split on the path credits ln((parent + 1)/(child + 1)) to its feature, and the trees
-are scored again with the one, two and three most surprising features as expected: the walk then
-goes to the child that more of the past events went to.
+largest, each split on the path credits ln((parent + 1)/(child + 1)) to its feature. The event is then
+scored again with the one, two and three most surprising features at their expected values: at a
+split on such a feature the walk goes to the child of larger mass.
 """
 
 from math import isnan
@@ -67,7 +67,7 @@ from detectors.state import (
 from schemas.columns import F64, I64, Bools
 
 COUNTERFACTUAL_MAX: Final = 3
-"""Features that are set to expected, at most."""
+"""Largest number of features that are set to their expected values."""
 EXPLAIN_SHARE: Final = 0.002
 STRANGE_SHARE: Final = 0.01
 COHORT_EVENTS_MIN: Final = 500.0
@@ -112,15 +112,16 @@ class TreesOutput(NamedTuple):
 
     score: float64[n], River's, or the mean log density. surprise: float64[n], NaN where there is no
     score. path_share: float64[features, n], each feature's credit, which sums to 1 where an event
-    was explained, else 0. order: int64[3, n], the most surprising features first, -1 none. without:
-    float64[3, n], the surprise with the first one, two, three of `order` as expected.
+    was explained, else 0. order: int64[3, n], the most surprising features first, -1 none.
+    counterfactual_surprise: float64[3, n], the surprise if the first one, two, three features of
+    `order` had their expected values.
     """
 
     score: F64
     surprise: F64
     path_share: F64
     order: I64
-    without: F64
+    counterfactual_surprise: F64
 
 
 class TreesScratch(NamedTuple):
@@ -160,12 +161,12 @@ class HalfSpaceTrees:
             strange=np.zeros(1),
         )
         self.masses.quantile[-1] = QUANTILE_START
-        walked = (len(self.trees.feature), spec.height + 1)
+        path_shape = (len(self.trees.feature), spec.height + 1)
         self.scratch = TreesScratch(
             scaled=np.zeros((2, features)),
-            path=np.zeros((2, *walked), np.int64),
-            other_path=np.zeros(walked, np.int64),
-            masses_on_path=np.zeros(walked, np.int64),
+            path=np.zeros((2, *path_shape), np.int64),
+            other_path=np.zeros(path_shape, np.int64),
+            masses_on_path=np.zeros(path_shape, np.int64),
             weight=np.zeros(features),
             expected=np.zeros(features, np.bool_),
         )
@@ -178,7 +179,7 @@ class HalfSpaceTrees:
             surprise=np.full(n, np.nan),
             path_share=np.zeros((self.features, n)),
             order=np.full((COUNTERFACTUAL_MAX, n), -1, np.int64),
-            without=np.full((COUNTERFACTUAL_MAX, n), np.nan),
+            counterfactual_surprise=np.full((COUNTERFACTUAL_MAX, n), np.nan),
         )
         slots = slots_of(self.pool, admitted, self.settings.min_events)
         notify_write(self, slots)
@@ -188,7 +189,7 @@ class HalfSpaceTrees:
         return out
 
     def save(self) -> Arrays:
-        """The masses in use, and which rows own them."""
+        """The masses in use, and the rows that they belong to."""
         used = int(self.pool.marks[USED])
         masses = state_arrays(self.masses, {"mass": used, "learned": used, "tokens": 1 + used})
         return add_prefix({"pool": state_arrays(self.pool), "masses": masses})
@@ -210,7 +211,8 @@ def _explain(
     i: int,
     out: TreesOutput,
 ) -> None:
-    """Credit the path to features; then score again with the most surprising features as expected."""
+    """Credit the splits on the path to features; then score again with the most surprising ones as
+    expected."""
     scaled, path, weight = scratch.scaled[i & 1], scratch.path[i & 1], scratch.weight
     credit(trees, masses.mass, slot, scaled, path, out.path_share, i)
     for j in range(len(scaled)):
@@ -229,7 +231,9 @@ def _explain(
         walk_expecting(
             trees, masses.mass, slot, path, scratch.expected, scaled, other, masses_on_path
         )
-        out.without[k, i] = score_path(trees, settings, masses.cohort, other, masses_on_path)[1]
+        out.counterfactual_surprise[k, i] = score_path(
+            trees, settings, masses.cohort, other, masses_on_path
+        )[1]
 
 
 @kernel
@@ -245,13 +249,13 @@ def _is_complete(scaled: F64) -> bool:
 def _walk_ahead(
     trees: TreeStructure, slot: int, masses: TreeMasses, scaled: F64, i: int, scratch: TreesScratch
 ) -> None:
-    """Walk the path of event i before its turn, if no feature is absent. The walk prefetches masses,
-    which arrive while the event before is scored."""
-    here = scratch.scaled[i & 1]
-    for j in range(len(here)):
-        here[j] = scaled[j, i]
-    if _is_complete(here):
-        walk(trees, masses.mass, slot, here, scratch.path[i & 1])
+    """Walk the path of the next event, i, if no feature is absent, so that its masses are prefetched
+    while the current event is scored."""
+    event_scaled = scratch.scaled[i & 1]
+    for j in range(len(event_scaled)):
+        event_scaled[j] = scaled[j, i]
+    if _is_complete(event_scaled):
+        walk(trees, masses.mass, slot, event_scaled, scratch.path[i & 1])
 
 
 @kernel
@@ -287,9 +291,9 @@ def _process(
                 rare |= is_rare(
                     tail_output.surprise[j, i], masses.quantile, j, EXPLAIN_SHARE, learn
                 )
-        here, path = scratch.scaled[i & 1], scratch.path[i & 1]
-        if not _is_complete(here):
-            walk(trees, masses.mass, slot, here, path)
+        event_scaled, path = scratch.scaled[i & 1], scratch.path[i & 1]
+        if not _is_complete(event_scaled):
+            walk(trees, masses.mass, slot, event_scaled, path)
         read_masses(masses.mass, slot, path, masses_on_path)
         if settings.window > 0:
             is_ready = masses.learned[slot] >= settings.window

@@ -1,7 +1,7 @@
-"""The interface of standalone detectors, which score something of their own beside the features.
+"""The interface of standalone detectors, which score a value that they compute themselves.
 
-Each is declared by a Struct derived from `StandaloneSpec`, whose `build` creates its state. Its value
-is in alerts under its name, as a feature's is, with the expected range and a share.
+Each is declared by a Struct derived from `StandaloneSpec`, whose `build` creates its state. Alerts
+show its value under its name, with the expected range and a share, as they do for a feature.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from schemas.columns import F64, I64, U64, EventBatch
 class LabelEvents(NamedTuple):
     """The k labels of a batch, which detectors learn and do not score.
 
-    before: int64[k], the number of scored events before each in the log. hashed: see
+    before: int64[k], the number of scored events before each label in the log. hashed: see
     `DetectorInput`, for these events.
     """
 
@@ -77,12 +77,12 @@ class StandaloneSpec(DetectorSpec, frozen=True, kw_only=True):
     """Name of the detector in alerts."""
 
     def build(self, features: int, capacity: int) -> StandaloneDetector:
-        """The empty state for a monitor with so many features and rows."""
+        """Create the empty state for a monitor. capacity: the number of rows."""
         call = f"build(features={features}, capacity={capacity})"
         raise NotImplementedError(f"{type(self).__name__}.{call}")
 
     def fields(self) -> list[str]:
-        """The event fields that it reads."""
+        """The event fields that the detector reads."""
         return []
 
     def problems(self) -> list[str]:
@@ -90,5 +90,5 @@ class StandaloneSpec(DetectorSpec, frozen=True, kw_only=True):
         return []
 
     def discrete(self) -> bool:
-        """Whether its surprise has few distinct values, between which p must not be interpolated."""
+        """Whether the surprise has few distinct values, so that p must not be interpolated between them."""
         return False

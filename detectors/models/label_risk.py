@@ -1,8 +1,8 @@
-"""Label risk: what share of an entity's labelled events was fraud, as known at that time?
+"""Label risk: what share of an entity's labelled events was fraud, as known at the event's time?
 
-Labels (verdict "fraud" or "honest"; others are ignored) come through the log like all events. Each
-adds one to its key's decayed frauds f or honest events h; the key is the value of `field` (by
-default the monitor's entity). Beta–binomial, with the cohort's share m as prior (the compound
+Labels (verdict "fraud" or "honest"; others are ignored) are records of the log, as events are. A
+label adds one to the decayed frauds f, or to the decayed honest events h, of its key: the value of
+`field` (by default the monitor's entity). Beta–binomial, with the cohort's share m as prior (the compound
 sampling model of J. G. Skellam, 1948):
 
     share ~ Beta(K m + f, K (1 - m) + h)                        K = `PRIOR_LABELS`
@@ -12,14 +12,15 @@ sampling model of J. G. Skellam, 1948):
 F and H are the cohort's frauds and honest events, N the scored events: where only frauds are
 labelled, unlabelled events count as honest in the prior, and m stays the share of events that are
 confirmed as fraud. The surprise grows with the share and with the number of labels; it is near 0 for
-a key without labels or with honest ones only. All sums halve every `half_life` of stream time, which
-never goes back: a label counts from its own time, not from that of its event.
+a key without labels or with honest ones only. All sums halve every `half_life` of stream time. A label's
+weight decays from the label's own time, not from the time of its event.
 
 A later label for the same event (`labelled_event_id`) replaces the earlier one: its remaining weight
-is subtracted from the cohort and from its key, unless that key was displaced since. The last
-`labels_max` labelled events are remembered, and the `keys_max` keys labelled last, both in sets of
-`SLOTS_PER_SET`, in which the oldest is displaced. They are found by keyed hash, independent of the
-entity's row: an entity that was evicted keeps its labels. Labels are trusted: nothing is winsorised.
+is subtracted from the cohort and from its key, unless that key was displaced since. About the last
+`labels_max` labelled events are remembered, and the `keys_max` keys labelled last: a keyed hash
+selects a set of `SLOTS_PER_SET` slots, in which the oldest entry is displaced. They do not depend on
+the entity's row: an entity that was evicted keeps its labels. Labels are trusted: nothing is
+winsorised.
 
 expected: m. NaN where the key is absent. Labels are not scored. Events that may not be learned are
 scored and not counted in N.
@@ -76,7 +77,7 @@ class LabelRiskSpec(StandaloneSpec, frozen=True, kw_only=True, tag="label_risk")
         return ["verdict", "labelled_event_id", *([self.field] if self.field else [])]
 
     def problems(self) -> list[str]:
-        """A field that names no entity, which no label would have."""
+        """Report a field that names no entity: no label has it."""
         if self.field is None or self.field in ENTITY_FIELDS:
             return []
         return [f"field: got {self.field}; expected one of {', '.join(ENTITY_FIELDS)}"]
@@ -178,8 +179,8 @@ def _find(keys: U64, hashed: np.uint64) -> int:
 
 
 @kernel
-def _oldest(keys: U64, since_ms: F64, hashed: np.uint64) -> int:
-    """The slot that a new hash takes: a free one, or the one unused for longest."""
+def _slot_to_take(keys: U64, since_ms: F64, hashed: np.uint64) -> int:
+    """The slot for a new hash: a free one, or the one with the oldest time."""
     first = SLOTS_PER_SET * np.int64(hashed % np.uint64(len(keys) // SLOTS_PER_SET))
     oldest = int(first)
     for slot in range(first, first + SLOTS_PER_SET):
@@ -192,12 +193,12 @@ def _oldest(keys: U64, since_ms: F64, hashed: np.uint64) -> int:
 
 @kernel
 def _advance_time(state: RiskState, time_ms: float, half_life_ms: float) -> float:
-    """Stream time at an event; the cohort's sums are decayed to it."""
+    """Return stream time at an event or label, and decay the cohort's sums to it."""
     cohort = state.cohort
     now = max(time_ms, float(cohort[NOW_MS]))
-    keep = decayed(1.0, now - cohort[NOW_MS], half_life_ms)
+    decay_factor = decayed(1.0, now - cohort[NOW_MS], half_life_ms)
     for k in range(NOW_MS):
-        cohort[k] *= keep
+        cohort[k] *= decay_factor
     cohort[NOW_MS] = now
     return now
 
@@ -215,25 +216,25 @@ def _set_back(state: RiskState, stream_ms: float) -> None:
 @kernel
 def _decay_key(state: RiskState, key_slot: int, now: float, half_life_ms: float) -> None:
     """Decay a key's sums to now."""
-    keep = decayed(1.0, now - state.at_ms[key_slot], half_life_ms)
-    state.fraud[key_slot] *= keep
-    state.honest[key_slot] *= keep
+    decay_factor = decayed(1.0, now - state.at_ms[key_slot], half_life_ms)
+    state.fraud[key_slot] *= decay_factor
+    state.honest[key_slot] *= decay_factor
     state.at_ms[key_slot] = now
 
 
 @kernel
-def _take_back(state: RiskState, label_slot: int, now: float, half_life_ms: float) -> None:
-    """Subtract the remaining weight of an earlier label from the cohort, and from its key if that still
+def _subtract_label(state: RiskState, label_slot: int, now: float, half_life_ms: float) -> None:
+    """Subtract an earlier label's remaining weight from the cohort, and from its key if the key still
     has its slot."""
-    rest = decayed(1.0, now - state.from_ms[label_slot], half_life_ms)
+    remaining_weight = decayed(1.0, now - state.from_ms[label_slot], half_life_ms)
     fraud = state.verdict[label_slot] == FRAUD
-    part = ALL_FRAUD if fraud else ALL_HONEST
-    state.cohort[part] = max(state.cohort[part] - rest, 0.0)
+    sum_index = ALL_FRAUD if fraud else ALL_HONEST
+    state.cohort[sum_index] = max(state.cohort[sum_index] - remaining_weight, 0.0)
     key_slot = state.key_slot[label_slot]
     if state.generation[key_slot] == state.label_generation[label_slot]:
         _decay_key(state, key_slot, now, half_life_ms)
         sums = state.fraud if fraud else state.honest
-        sums[key_slot] = max(sums[key_slot] - rest, 0.0)
+        sums[key_slot] = max(sums[key_slot] - remaining_weight, 0.0)
 
 
 @kernel
@@ -247,10 +248,10 @@ def _learn(state: RiskState, half_life_ms: float, label_rows: LabelRows, k: int)
         return
     label_slot = _find(state.event, event) if event != 0 else -1
     if label_slot >= 0:
-        _take_back(state, label_slot, now, half_life_ms)
+        _subtract_label(state, label_slot, now, half_life_ms)
     key_slot = _find(state.key, key)
     if key_slot < 0:
-        key_slot = _oldest(state.key, state.at_ms, key)
+        key_slot = _slot_to_take(state.key, state.at_ms, key)
         state.key[key_slot] = key
         state.fraud[key_slot] = 0.0
         state.honest[key_slot] = 0.0
@@ -258,7 +259,7 @@ def _learn(state: RiskState, half_life_ms: float, label_rows: LabelRows, k: int)
         state.generation[key_slot] += 1
     if event != 0:
         if label_slot < 0:
-            label_slot = _oldest(state.event, state.from_ms, event)
+            label_slot = _slot_to_take(state.event, state.from_ms, event)
         state.event[label_slot] = event
         state.key_slot[label_slot] = key_slot
         state.label_generation[label_slot] = state.generation[key_slot]
@@ -304,9 +305,9 @@ def _process(
         b = PRIOR_LABELS * (1.0 - m)
         key_slot = _find(state.key, keys[i])
         if key_slot >= 0:
-            keep = decayed(1.0, now - state.at_ms[key_slot], half_life_ms)
-            a += keep * state.fraud[key_slot]
-            b += keep * state.honest[key_slot]
+            decay_factor = decayed(1.0, now - state.at_ms[key_slot], half_life_ms)
+            a += decay_factor * state.fraud[key_slot]
+            b += decay_factor * state.honest[key_slot]
         out.value[i] = a / (a + b)
         out.surprise[i] = -log(max(incomplete_beta(m, a, b), P_MIN))
         out.expected[i] = m

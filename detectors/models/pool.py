@@ -28,8 +28,8 @@ class SlotPool(NamedTuple):
 
 
 class EventSlots(NamedTuple):
-    """slot: int64[n], the slot of each event's row, or `NONE`. allocated: bool[n], it was allocated at this
-    event."""
+    """slot: int64[n], the slot of each event's row, or `NONE`. allocated: bool[n], the slot was allocated
+    at this event."""
 
     slot: I64
     allocated: Bools
@@ -54,7 +54,7 @@ def notify_write(part: PooledPart, slots: EventSlots) -> None:
 
 
 def empty_pool(slots: int, capacity: int) -> SlotPool:
-    """So many slots, at most one for each row, none of them allocated."""
+    """A pool without allocated slots. slots: the largest number of slots, at most one for each row."""
     return SlotPool(
         slot_of=np.full(capacity, NONE, np.int32),
         free=np.zeros(min(slots, capacity), np.int32),
@@ -68,7 +68,7 @@ def _slot_for(
 ) -> tuple[int, bool]:
     """(The slot of event i's row or `NONE`, whether it was allocated at this event).
 
-    It is allocated at an event that is learned, once the entity had `min_events` earlier events.
+    A slot is allocated at an event that may be learned, once the entity has `min_events` earlier ones.
     """
     row = admitted.row[i]
     marks = pool.marks
@@ -76,8 +76,8 @@ def _slot_for(
         pool.free[marks[FREE]] = pool.slot_of[row]
         marks[FREE] += 1
         pool.slot_of[row] = NONE
-    due = admitted.learn[i] and admitted.seen[i] >= min_events
-    if pool.slot_of[row] >= 0 or not due:
+    may_allocate = admitted.learn[i] and admitted.earlier_events[i] >= min_events
+    if pool.slot_of[row] >= 0 or not may_allocate:
         return int(pool.slot_of[row]), False
     if marks[FREE] > 0:
         marks[FREE] -= 1

@@ -1,20 +1,21 @@
 """River: any anomaly model of the River library by its dotted name, one object for each entity.
 
-For models without a kernel in Eddy, at the cost of Python objects: a model gets the monitor's
-features as a dict of name → value without absent ones; `score_one`, then `learn_one`. Every River
-model derived from `river.base.AnomalyDetector` is accepted, since these need no target. `feed =
-"scaled"` hands over the features scaled to [0, 1] by their cohort, which River's half-space trees
-and most other models expect; `feed = "value"` the values themselves.
+Models in Python are slower than Eddy's compiled kernels. At each event the model gets a dict of the
+monitor's features that are present; `score_one` is called, then `learn_one`. Every River model
+derived from `river.base.AnomalyDetector` is accepted, since these need no target. `feed = "scaled"`
+passes the features scaled to [0, 1] by their cohort, which River's half-space trees and most other
+models expect; `feed = "value"` passes the values themselves.
 
-Any model can be saved without pickle, since it is a function of the vectors that it learned: `window`
-to 2 · `window` of them are kept; at 2 · `window` the older half is dropped and the model built again
-from the rest, as after loading a checkpoint. So an entity remembers at least `window` events, each
-vector is learned twice, and a model that draws random numbers must be given a `seed`. An event that
+The state is saved without pickle: it consists of the vectors that a model learned, from which the
+model is built again. At 2 · `window` vectors the older half is dropped and the model is built from
+the rest, as it is after a checkpoint is loaded. So an entity remembers at least its last `window`
+events, each vector is learned twice, and a model that draws random numbers needs a `seed`. An event that
 may not be learned is scored by a copy.
 
-surprise = -ln P(Z > z), z the distance of the score from the mean score of all entities in standard
-deviations, both decayed by count; a score is learned as at most `WINSOR_SD` deviations away. Models
-have no common scale of scores, and calibration turns any increasing number into a p-value.
+surprise = -ln P(Z > z), where z is the score minus the mean score of all entities, in standard
+deviations; both moments are decayed by count, and a score is winsorised at `WINSOR_SD` deviations
+before it is learned. Models have no common scale of scores; calibration turns any number that grows
+with unusualness into a p-value.
 
 value: the score, as River gives it, larger is more unusual. expected: the mean score plus two
 deviations. NaN without a model (an entity gets one with its `min_events`th event, while
@@ -75,35 +76,35 @@ class RiverSpec(StandaloneSpec, frozen=True, kw_only=True, tag="river"):
     parameters: dict[str, Any] = msgspec.field(default_factory=dict)
     """Arguments of the class's constructor."""
     feed: Literal["scaled", "value"] = "scaled"
-    """What the model sees of each feature: `scaled` between 0 and 1 by the entity's history, or the
-    raw `value`."""
+    """The form in which the model gets each feature: `scaled` to between 0 and 1 by the entity's
+    cohort, or the raw `value`."""
     window: Annotated[int, Meta(ge=1, le=100_000)] = 250
-    """Number of feature vectors that the model remembers at least."""
+    """Least number of feature vectors that the model remembers."""
     min_events: Annotated[int, Meta(ge=1)] = 20
     """Events of an entity before it gets a model, and events that the model learns before its
     scores count."""
     entities_max: Annotated[int, Meta(ge=1, le=1_000_000)] = 1_000
-    """Upper bound on the models held."""
+    """Upper bound on the entities with a model."""
 
     def build(self, features: int, capacity: int) -> "River":
-        """No model yet."""
+        """Create a state without models."""
         return River(self, features, capacity)
 
     def problems(self) -> list[str]:
-        """A model that is not one of River's, or that rejects its parameters."""
-        kind = _kind(self.model)
-        if kind is None:
+        """Report a model that is not one of River's, or that rejects its parameters."""
+        model_class = _model_class(self.model)
+        if model_class is None:
             expected = "a River class derived from river.base.AnomalyDetector"
             example = "river.anomaly.LocalOutlierFactor"
             return [f"model: got {self.model}; expected {expected}, such as {example}"]
-        known = inspect.signature(kind).parameters
+        accepted = inspect.signature(model_class).parameters
         problems = [
             f"parameters.{name}: {self.model} has no such parameter; expected one of "
-            + ", ".join(known)
+            + ", ".join(accepted)
             for name in self.parameters
-            if name not in known
+            if name not in accepted
         ]
-        if "seed" in known and type(self.parameters.get("seed")) is not int:
+        if "seed" in accepted and type(self.parameters.get("seed")) is not int:
             problems.append(
                 "parameters.seed: expected an integer, since the model draws random numbers, which "
                 "must be the same in a replay"
@@ -156,7 +157,7 @@ class River:
             if slot not in self.models:
                 self._build(slot, batch.names)
             learn = bool(batch.admitted.learn[i])
-            self._score(slot, _named(batch.names, vector), i, learn, out)
+            self._score(slot, _present_features(batch.names, vector), i, learn, out)
             if learn:
                 self._learn(slot, batch.names, vector)
         return out
@@ -183,16 +184,16 @@ class River:
             score = min(score, scores[MEAN] + WINSOR_SD * deviation)
         if learn:
             scores[WEIGHT] = min(scores[WEIGHT] + 1.0, SCORES_MEMORY)
-            off = score - scores[MEAN]
+            difference = score - scores[MEAN]
             share = 1.0 / scores[WEIGHT]
-            scores[MEAN] += share * off
-            scores[VARIANCE] = (1.0 - share) * (scores[VARIANCE] + share * off * off)
+            scores[MEAN] += share * difference
+            scores[VARIANCE] = (1.0 - share) * (scores[VARIANCE] + share * difference * difference)
 
     def _learn(self, slot: int, names: list[str], vector: F64) -> None:
-        """Teach the slot's model. names: of the features, in case it is built again."""
+        """Let the slot's model learn a vector. names: of the features."""
         vectors, held = self.remembered.vectors[slot], self.remembered.held
         try:
-            self.models[slot].learn_one(_named(names, vector))
+            self.models[slot].learn_one(_present_features(names, vector))
         except (ArithmeticError, ValueError):
             self._build(slot, names)
             return
@@ -205,47 +206,47 @@ class River:
 
     def _build(self, slot: int, names: list[str]) -> None:
         """Build the slot's model again from the remembered vectors."""
-        model = _new(self.spec)
+        model = _new_model(self.spec)
         for vector in self.remembered.vectors[slot, : self.remembered.held[slot]]:
-            model.learn_one(_named(names, vector))
+            model.learn_one(_present_features(names, vector))
         self.models[slot] = model
 
     def save(self) -> Arrays:
-        """The vectors that the models learned, and which rows own them."""
+        """The vectors that the models learned, and the rows that they belong to."""
         used = int(self.pool.marks[USED])
         remembered = state_arrays(self.remembered, {"vectors": used, "held": used})
         return add_prefix({"pool": state_arrays(self.pool), "remembered": remembered})
 
     def load(self, state: Arrays) -> None:
-        """Replace the models by ones built from what was saved under the same declaration."""
+        """Replace the vectors by saved ones of the same declaration; models are built when needed."""
         load(self.pool, select_prefix("pool", state))
         load(self.remembered, select_prefix("remembered", state))
         self.models = {}
 
 
-def _kind(name: str) -> type[base.AnomalyDetector] | None:
-    """The class of that dotted name; None where it is no anomaly model of River."""
+def _model_class(name: str) -> type[base.AnomalyDetector] | None:
+    """The class with a dotted name; None where it is no anomaly model of River."""
     module, _, last = name.rpartition(".")
     if not module.startswith(ROOT):
         return None
     try:
-        kind = getattr(importlib.import_module(module), last, None)
+        model_class = getattr(importlib.import_module(module), last, None)
     except ImportError:
         return None
-    usable = isinstance(kind, type) and issubclass(kind, base.AnomalyDetector)
-    return kind if usable and not inspect.isabstract(kind) else None
+    is_model = isinstance(model_class, type) and issubclass(model_class, base.AnomalyDetector)
+    return model_class if is_model and not inspect.isabstract(model_class) else None
 
 
-def _new(spec: RiverSpec) -> Model:
-    kind = _kind(spec.model)
-    assert kind is not None, spec.model
-    return cast("Model", kind(**spec.parameters))
+def _new_model(spec: RiverSpec) -> Model:
+    model_class = _model_class(spec.model)
+    assert model_class is not None, spec.model
+    return cast("Model", model_class(**spec.parameters))
 
 
 def _trial_problems(spec: RiverSpec) -> list[str]:
     """River's own error for the parameters, when a model is built and used."""
     try:
-        model = _new(spec)
+        model = _new_model(spec)
         for value in (0.25, 0.5, 0.75):
             model.learn_one({"a": value})
             model.score_one({"a": value})
@@ -254,7 +255,7 @@ def _trial_problems(spec: RiverSpec) -> list[str]:
     return []
 
 
-def _named(names: list[str], vector: F64) -> dict[str, float]:
+def _present_features(names: list[str], vector: F64) -> dict[str, float]:
     """The features that are present, in the monitor's order."""
     pairs = zip(names, vector.tolist(), strict=True)
     return {name: value for name, value in pairs if value == value}  # noqa: PLR0124  # not NaN

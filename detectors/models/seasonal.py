@@ -1,18 +1,18 @@
 """Seasonal: does the entity have more events in this hour than usual at this hour of the week?
 
-For sellers, products and terminals: entities that are busy on Friday evening and quiet on Tuesday
+For sellers, products and terminals: entities with many events on Friday evening and few on Tuesday
 night. An hour of the week h (168 of them, from Monday on) has the decayed sum S_h of the entity's
 hourly counts and their decayed number E_h; both halve every `half_life`, in steps of a week. The
-cohort's profile q_h (mean about 1) is the activity of all entities at that hour; where that hour of
-the week has not occurred yet, their activity at that hour of any day; and where that hour of no day
-has, there is no output, since a shop's first morning is no surprise. The entity's rate is
+cohort's profile q_h (mean about 1) is the activity of all entities at that hour of the week. While
+that hour of the week has not occurred, it is their activity at that hour of any day. While that hour
+of the day has not occurred either, there is no output: a shop's first morning is no surprise. The entity's rate is
 
     λ_h = q_h ρ_h,   ρ_h ~ Gamma(A, B)   A = K + Σ w_k S_k   B = K/r + Σ w_k E_k q_k
 
 over the hour (w = 1), its neighbours and the same hour of the adjacent days (½ each), K =
 `PRIOR_SHAPE`, r the entity's overall rate, (k R + Σ S)/(k + Σ E q) over all hours, k =
-`RATE_HOURS`, R the cohort's mean rate. A is at most `SHAPE_MAX`: no hour is known better than to a
-fifth. At an event with n events in the hour so far, this one included, after a part τ of the hour,
+`RATE_HOURS`, R the cohort's mean rate. A is at most `SHAPE_MAX`: the relative uncertainty
+of an hour's rate is never below a fifth. At an event with n events in the hour so far, this one included, after a part τ of the hour,
 the gamma–Poisson predictive distribution (negative binomial) gives
 
     p = P(N ≥ n) = I_x(n, A),   x = τ q_h / (B + τ q_h);   surprise = -ln p
@@ -22,19 +22,20 @@ gamma–Poisson model of A. Ihler, J. Hutchins and P. Smyth ("Adaptive event det
 time-varying Poisson processes", KDD 2006); here it is conjugate and online, without their event
 process.
 
-An hour is learned once it is over, at the entity's next event, at most as its predictive mean plus
-`WINSOR_SD` deviations plus 1, about 1.6 times its mean where it is well known: a burst has little
-effect, and twice the rate for good is learned in about four half-lives. Hours without events are
-learned too. The cohort learns counts divided by the entity's r, so that busy entities do not
+An hour is learned once it is over, at the entity's next event. Its count is winsorised at the
+predictive mean plus `WINSOR_SD` deviations plus 1, about 1.6 times the mean of an hour with much
+history: a burst has little effect, and a lasting doubling of the rate is learned in about four
+half-lives. Hours without events are learned too. The cohort learns counts divided by the entity's r, so that busy entities do not
 dominate; of weeks without any event it learns nothing.
 
-Hours are UTC; where `utc_offset_min` is mapped, they are those of the event at which the entity got
-its profile (in whole hours), so that a seller with customers elsewhere keeps one week.
+Hours are UTC, or local time where `utc_offset_min` is mapped. The offset, in whole hours, is that of
+the event at which the entity got its profile, so that a seller with customers in several time zones
+has one week.
 
 value: n; expected: mean and two deviations of the number of events expected by then. An entity gets
 a profile with its `min_events`th event, while `entities_max` allows, and is scored from its next
 full hour on, first by the cohort's profile; NaN before, and without a profile. Late events count
-into the current hour; an event that may not be learned is scored and not counted.
+in the current hour; an event that may not be learned is scored and not counted.
 
 Shapes: float32[slots, 168] and 5 words a slot: 712 bytes for an entity with history, 4 for others.
 Cost: about 0.6 µs an event, and 1 µs more at an entity's first event of an hour.
@@ -90,7 +91,7 @@ class SeasonalSpec(StandaloneSpec, frozen=True, kw_only=True, tag="seasonal"):
     """The entity's event rate against its own hour of the week."""
 
     half_life: Duration = "28d"
-    """Half-life of what is known about an hour of the week."""
+    """Half-life of the counts of an hour of the week."""
     min_events: Annotated[int, Meta(ge=0)] = 20
     """Events of an entity before it gets a profile."""
     entities_max: Annotated[int, Meta(ge=1, le=100_000_000)] = 100_000_000
@@ -102,7 +103,7 @@ class SeasonalSpec(StandaloneSpec, frozen=True, kw_only=True, tag="seasonal"):
         return Seasonal(self, capacity)
 
     def fields(self) -> list[str]:
-        """The offset of local time."""
+        """The field with the offset of local time."""
         return ["utc_offset_min"]
 
 
@@ -125,7 +126,7 @@ class Seasonal:
 
     def __init__(self, spec: SeasonalSpec, capacity: int) -> None:
         self.min_events = spec.min_events
-        self.fading = LN2 * WEEK * HOUR_MS / (1000.0 * seconds(spec.half_life))
+        self.weekly_decay = LN2 * WEEK * HOUR_MS / (1000.0 * seconds(spec.half_life))
         self.pool = empty_pool(spec.entities_max, capacity)
         slots = len(self.pool.free)
         self.profiles = Profiles(
@@ -146,7 +147,7 @@ class Seasonal:
         _process(
             slots,
             self.profiles,
-            self.fading,
+            self.weekly_decay,
             batch.admitted,
             offset_min,
             out,
@@ -154,7 +155,7 @@ class Seasonal:
         return out
 
     def save(self) -> Arrays:
-        """The profiles in use, and which rows own them."""
+        """The profiles in use, and the rows that they belong to."""
         used = int(self.pool.marks[USED])
         profiles = state_arrays(self.profiles, {"hours": used, "words": used})
         return add_prefix({"pool": state_arrays(self.pool), "profiles": profiles})
@@ -166,16 +167,16 @@ class Seasonal:
 
 
 @kernel
-def _decayed(times: int, fading: float) -> float:
-    """E of an hour of the week that occurred so many times."""
-    return float((1.0 - exp(-fading * times)) / (1.0 - exp(-fading)))
+def _decayed_occurrences(times: int, weekly_decay: float) -> float:
+    """E of an hour of the week. times: how often it occurred."""
+    return float((1.0 - exp(-weekly_decay * times)) / (1.0 - exp(-weekly_decay)))
 
 
 @kernel
-def _occurrences(hour: int, hours: int, start: int, fading: float) -> float:
+def _occurrences(hour: int, hours: int, start: int, weekly_decay: float) -> float:
     """E of the hour of the week `hour` within `hours` hours from the hour of the week `start` on."""
-    once_more = (hour - start) % WEEK < hours % WEEK
-    return _decayed(hours // WEEK + (1 if once_more else 0), fading)
+    has_extra = (hour - start) % WEEK < hours % WEEK
+    return _decayed_occurrences(hours // WEEK + (1 if has_extra else 0), weekly_decay)
 
 
 @kernel
@@ -195,7 +196,7 @@ def _hour_of_week(words: F64, hour: float) -> int:
 
 
 @kernel
-def _rate(profiles: Profiles, slot: int, hour: float, fading: float) -> tuple[float, float]:
+def _rate(profiles: Profiles, slot: int, hour: float, weekly_decay: float) -> tuple[float, float]:
     """(A, B) of ρ at an hour counted from 1970; all hours before it must be learned."""
     words = profiles.words[slot]
     start = _hour_of_week(words, words[START])
@@ -206,32 +207,34 @@ def _rate(profiles: Profiles, slot: int, hour: float, fading: float) -> tuple[fl
         k = (_hour_of_week(words, hour) + step) % WEEK
         weight = 1.0 if step == 0 else NEIGHBOUR
         a += weight * profiles.hours[slot, k]
-        b += weight * _occurrences(k, hours, start, fading) * _activity(profiles.cohort, k)
+        b += weight * _occurrences(k, hours, start, weekly_decay) * _activity(profiles.cohort, k)
     return (a, b) if a <= SHAPE_MAX else (SHAPE_MAX, b * SHAPE_MAX / a)
 
 
 @kernel
-def _overall(profiles: Profiles, slot: int, hour: float, fading: float) -> float:
+def _overall(profiles: Profiles, slot: int, hour: float, weekly_decay: float) -> float:
     """r of an entity; all hours before this one must be learned."""
     words = profiles.words[slot]
     start = _hour_of_week(words, words[START])
     hours = int(hour - words[START])
     overall = profiles.overall
-    peers = overall[EVENTS] / overall[HOURS] if overall[HOURS] > 0.0 else 0.0
-    seen = RATE_HOURS * peers
-    due = RATE_HOURS
-    often = _decayed(hours // WEEK + 1, fading)
-    less = _decayed(hours // WEEK, fading)
+    cohort_rate = overall[EVENTS] / overall[HOURS] if overall[HOURS] > 0.0 else 0.0
+    event_count = RATE_HOURS * cohort_rate
+    exposure = RATE_HOURS
+    occurrences_max = _decayed_occurrences(hours // WEEK + 1, weekly_decay)
+    occurrences_min = _decayed_occurrences(hours // WEEK, weekly_decay)
     for k in range(WEEK):
-        seen += profiles.hours[slot, k]
-        once_more = (k - start) % WEEK < hours % WEEK
-        due += (often if once_more else less) * _activity(profiles.cohort, k)
-    return max(seen / due, RATE_MIN)
+        event_count += profiles.hours[slot, k]
+        has_extra = (k - start) % WEEK < hours % WEEK
+        exposure += (occurrences_max if has_extra else occurrences_min) * _activity(
+            profiles.cohort, k
+        )
+    return max(event_count / exposure, RATE_MIN)
 
 
 @kernel
 def _learn_cohort(profiles: Profiles, hour: int, count: float, rate: float) -> None:
-    """Learn an hour of an entity with that rate."""
+    """Learn one hour of an entity. rate: the entity's overall rate r."""
     for k in (hour, WEEK + hour % DAY):
         profiles.cohort[SEEN, k] += count * min(1.0, 1.0 / rate)
         profiles.cohort[EXPECTED, k] += min(1.0, rate)
@@ -246,17 +249,17 @@ def _learn_cohort(profiles: Profiles, hour: int, count: float, rate: float) -> N
 
 
 @kernel
-def _learn_hours(profiles: Profiles, slot: int, hour: float, fading: float) -> None:
+def _learn_hours(profiles: Profiles, slot: int, hour: float, weekly_decay: float) -> None:
     """Learn the hour that is over and the empty hours since; `hour` is the current one."""
     words = profiles.words[slot]
     hours = profiles.hours[slot]
-    keep = exp(-fading)
+    decay_factor = exp(-weekly_decay)
     if words[NOW] >= words[START]:
-        a, b = _rate(profiles, slot, words[NOW], fading)
+        a, b = _rate(profiles, slot, words[NOW], weekly_decay)
         k = _hour_of_week(words, words[NOW])
         mean = _activity(profiles.cohort, k) * a / b
         count = min(words[COUNT], mean + WINSOR_SD * sqrt(mean + mean * mean / a) + 1.0)
-        hours[k] = keep * hours[k] + count
+        hours[k] = decay_factor * hours[k] + count
         _learn_cohort(profiles, k, count, words[RATE])
         words[NOW] += 1.0
     else:
@@ -264,19 +267,19 @@ def _learn_hours(profiles: Profiles, slot: int, hour: float, fading: float) -> N
     empty = int(hour - words[NOW])
     if empty >= WEEK:
         for k in range(WEEK):
-            hours[k] *= exp(-fading * (empty // WEEK))
+            hours[k] *= exp(-weekly_decay * (empty // WEEK))
     for step in range(empty % WEEK):
         k = _hour_of_week(words, words[NOW] + step)
-        hours[k] *= keep
+        hours[k] *= decay_factor
         _learn_cohort(profiles, k, 0.0, words[RATE])
     words[NOW] = hour
     words[COUNT] = 0.0
-    words[RATE] = _overall(profiles, slot, hour, fading)
+    words[RATE] = _overall(profiles, slot, hour, weekly_decay)
 
 
 @kernel
 def _begin_profile(
-    profiles: Profiles, slot: int, hour: float, offset_min: float, fading: float
+    profiles: Profiles, slot: int, hour: float, offset_min: float, weekly_decay: float
 ) -> None:
     """Begin an empty profile, which is filled from the next hour on."""
     profiles.hours[slot] = 0.0
@@ -285,14 +288,14 @@ def _begin_profile(
     words[NOW] = hour
     words[COUNT] = 0.0
     words[OFFSET] = 0.0 if isnan(offset_min) else floor(offset_min / 60.0 + 0.5)
-    words[RATE] = _overall(profiles, slot, words[START], fading)
+    words[RATE] = _overall(profiles, slot, words[START], weekly_decay)
 
 
 @kernel
 def _process(
     slots: EventSlots,
     profiles: Profiles,
-    fading: float,
+    weekly_decay: float,
     admitted: AdmittedEvents,
     offset_min: F64,
     out: DetectorOutput,
@@ -303,21 +306,23 @@ def _process(
             continue
         hour = floor(admitted.time_ms[i] / HOUR_MS)
         if slots.allocated[i]:
-            _begin_profile(profiles, slot, hour, offset_min[i], fading)
+            _begin_profile(profiles, slot, hour, offset_min[i], weekly_decay)
         words = profiles.words[slot]
         if hour > words[NOW]:
-            _learn_hours(profiles, slot, hour, fading)
+            _learn_hours(profiles, slot, hour, weekly_decay)
         count = words[COUNT] + 1.0
         if admitted.learn[i]:
             words[COUNT] = count
         k = _hour_of_week(words, hour)
-        known = profiles.cohort[EXPECTED, WEEK + k % DAY] >= EXPECTED_MIN * min(1.0, words[RATE])
-        if words[NOW] < words[START] or not known:
+        cohort_is_known = profiles.cohort[EXPECTED, WEEK + k % DAY] >= EXPECTED_MIN * min(
+            1.0, words[RATE]
+        )
+        if words[NOW] < words[START] or not cohort_is_known:
             continue
         elapsed = max(admitted.time_ms[i] / HOUR_MS - hour, ELAPSED_MIN)
-        a, b = _rate(profiles, slot, hour, fading)
-        due = elapsed * _activity(profiles.cohort, k)
-        mean = due * a / b
+        a, b = _rate(profiles, slot, hour, weekly_decay)
+        exposure = elapsed * _activity(profiles.cohort, k)
+        mean = exposure * a / b
         out.value[i] = count
-        out.surprise[i] = -log(max(incomplete_beta(due / (b + due), count, a), P_MIN))
+        out.surprise[i] = -log(max(incomplete_beta(exposure / (b + exposure), count, a), P_MIN))
         out.expected[i] = mean + EXPECTED_SD * sqrt(mean + mean * mean / a)

@@ -1,4 +1,4 @@
-"""The masses of half-space trees: what entities and their cohort learn, and the scores of a path.
+"""The masses of half-space trees: learning by entities and their cohort, and the score of a path.
 
 See `half_space_trees` for the formulas.
 """
@@ -22,7 +22,7 @@ QUANTILE_STEP: Final = 0.05
 QUANTILE_START: Final = 20.0
 QUANTILE_MIN: Final = 1e-3
 MASS_MIN: Final = 1e-12
-"""1 - s at least: a score of exactly 1 (a leaf that no event ever reached) has surprise 27.6."""
+"""Lower bound of 1 - s: a score of exactly 1 (a leaf without events) has surprise 27.6."""
 UNIT: Final = 64
 """Weight of an event in a mass."""
 ROOT_MAX: Final = 2**16 - 1 - UNIT
@@ -77,20 +77,22 @@ def _log_density(trees: TreeStructure, cohort: F64, path: I64, masses_on_path: I
     count, depths = path.shape
     total = 0.0
     for t in range(count):
-        over = 1.0
-        select_prefix = 1.0
-        before = masses_on_path[t, 0] / UNIT
-        peers_before = cohort[t, 0]
+        numerator = 1.0
+        denominator = 1.0
+        parent_mass = masses_on_path[t, 0] / UNIT
+        cohort_parent_mass = cohort[t, 0]
         for depth in range(1, depths):
             node = path[t, depth]
-            here = masses_on_path[t, depth] / UNIT
-            peers = cohort[t, node]
-            # q is a quotient; its divisor goes into `under`, so that each tree takes one division
-            over *= here * (peers_before + 1.0) + STRENGTH * (peers + 0.5)
-            select_prefix *= (before + STRENGTH) * (peers_before + 1.0) * trees.room[t, node]
-            before = here
-            peers_before = peers
-        total += log(over / select_prefix)
+            node_mass = masses_on_path[t, depth] / UNIT
+            cohort_mass = cohort[t, node]
+            # multiplied by the divisor of q, so that each tree takes one division
+            numerator *= node_mass * (cohort_parent_mass + 1.0) + STRENGTH * (cohort_mass + 0.5)
+            denominator *= (
+                (parent_mass + STRENGTH) * (cohort_parent_mass + 1.0) * trees.room[t, node]
+            )
+            parent_mass = node_mass
+            cohort_parent_mass = cohort_mass
+        total += log(numerator / denominator)
     return float(total / count)
 
 
@@ -108,8 +110,8 @@ def score_path(
 
 @kernel
 def learn_window(settings: TreesSettings, masses: TreeMasses, slot: int, path: I64) -> None:
-    """As River's learn_one: add one to each node of each path; at the end of a window its masses
-    become those of the last one."""
+    """As River's learn_one: add one to each node of each path. At the end of a window its masses become
+    those of the last window."""
     mass = masses.mass
     for t in range(path.shape[0]):
         for depth in range(path.shape[1]):
@@ -158,11 +160,11 @@ def may_learn(masses: TreeMasses, slot: int, time_ms: float, surprise: float) ->
         return True
     tokens = masses.tokens
     owner = 1 + slot
-    since_ms = max(time_ms - tokens[owner, TOKENS_MS], 0.0)
+    elapsed_ms = max(time_ms - tokens[owner, TOKENS_MS], 0.0)
     tokens[owner, TOKENS] = earn_tokens(
-        tokens[owner, TOKENS], since_ms, TOKENS_PER_EVENT, TOKENS_PER_HOUR, TOKENS_MAX
+        tokens[owner, TOKENS], elapsed_ms, TOKENS_PER_EVENT, TOKENS_PER_HOUR, TOKENS_MAX
     )
-    tokens[owner, TOKENS_MS] += since_ms
+    tokens[owner, TOKENS_MS] += elapsed_ms
     if strange:
         if tokens[owner, TOKENS] < 1.0:
             return False
@@ -181,8 +183,8 @@ def reset_slot(masses: TreeMasses, slot: int, time_ms: float) -> None:
 
 @kernel
 def is_rare(surprise: float, quantile: F64, k: int, share: float, learn: bool) -> bool:
-    """Whether a surprise is among that share of the largest. The quantile k follows the quantile in
-    steps: up by 1 - share of a step when exceeded, down by a share of a step otherwise."""
+    """Whether a surprise is among the largest, of which there are `share`. quantile[k] is an estimate of
+    the quantile: it rises by 1 - share of a step when exceeded, and else falls by share of a step."""
     rare = bool(surprise > quantile[k])
     if learn:
         step = QUANTILE_STEP * ((1.0 if rare else 0.0) - share)

@@ -18,7 +18,7 @@ LAST: Final = 0
 BLOCK_LEVELS: Final = 4
 BLOCK: Final = 1 << BLOCK_LEVELS
 """Nodes of four levels of a tree, one of them unused. With two masses a node they fill a cache line,
-so that a path through nine levels waits for memory three times, not six."""
+so that a path through nine levels loads three cache lines, not six."""
 
 
 class TreeStructure(NamedTuple):
@@ -37,14 +37,14 @@ class TreeStructure(NamedTuple):
 
 
 def build(count: int, height: int, seed: int, features: int, planes: int) -> TreeStructure:
-    """River's trees for so many features as arrays, with one plane of masses or two."""
+    """River's trees as arrays. features: their number; planes: masses of a node, one or two."""
     from river.anomaly import (
         HalfSpaceTrees as RiverTrees,  # takes two seconds: only where there are trees
     )
 
     river = RiverTrees(n_trees=count, height=height, seed=seed)
     river.learn_one(dict.fromkeys(range(features), 0.5))  # type: ignore[no-untyped-call]  # untyped
-    at, nodes = positions(height)
+    memory_position, nodes = positions(height)
     inner = 2**height - 1
     trees = TreeStructure(
         child=np.zeros((nodes, 2), np.int32),
@@ -55,7 +55,7 @@ def build(count: int, height: int, seed: int, features: int, planes: int) -> Tre
         recent=planes - 1,
     )
     for i in range(inner):
-        trees.child[at[i]] = at[2 * i + 1], at[2 * i + 2]
+        trees.child[memory_position[i]] = memory_position[2 * i + 1], memory_position[2 * i + 2]
     for t, tree in enumerate(river.trees):
         stack = [(tree, 0, dict.fromkeys(range(features), (0.0, 1.0)))]
         while stack:
@@ -63,10 +63,10 @@ def build(count: int, height: int, seed: int, features: int, planes: int) -> Tre
             if i >= inner:
                 continue
             low, high = limits[node.feature]
-            trees.feature[t, at[i]] = node.feature
-            trees.threshold[t, at[i]] = split = node.threshold
-            trees.room[t, at[2 * i + 1]] = (split - low) / (high - low)
-            trees.room[t, at[2 * i + 2]] = (high - split) / (high - low)
+            trees.feature[t, memory_position[i]] = node.feature
+            trees.threshold[t, memory_position[i]] = split = node.threshold
+            trees.room[t, memory_position[2 * i + 1]] = (split - low) / (high - low)
+            trees.room[t, memory_position[2 * i + 2]] = (high - split) / (high - low)
             stack += [
                 (node.children[0], 2 * i + 1, limits | {node.feature: (low, split)}),
                 (node.children[1], 2 * i + 2, limits | {node.feature: (split, high)}),
@@ -80,18 +80,18 @@ def positions(height: int) -> tuple[list[int], int]:
     Nodes are numbered level by level, the children of i being 2i + 1 and 2i + 2. They are stored in
     blocks of `BLOCK_LEVELS` levels; the root's block has the remaining levels.
     """
-    at = [0] * (2 ** (height + 1) - 1)
+    memory_position = [0] * (2 ** (height + 1) - 1)
     levels = height + 1
     roots = [(0, levels % BLOCK_LEVELS or BLOCK_LEVELS)]
     for number, (root, depth) in enumerate(roots):  # grows while it is walked
         for level in range(depth):
             first = (root + 1) * 2**level - 1
             for k in range(2**level):
-                at[first + k] = number * BLOCK + 2**level - 1 + k
-        below = (root + 1) * 2**depth - 1
-        if below < len(at):
-            roots += [(below + k, BLOCK_LEVELS) for k in range(2**depth)]
-    return at, len(roots) * BLOCK
+                memory_position[first + k] = number * BLOCK + 2**level - 1 + k
+        first_child = (root + 1) * 2**depth - 1
+        if first_child < len(memory_position):
+            roots += [(first_child + k, BLOCK_LEVELS) for k in range(2**depth)]
+    return memory_position, len(roots) * BLOCK
 
 
 @kernel
@@ -111,7 +111,7 @@ def walk(trees: TreeStructure, mass: U16, slot: int, scaled: F64, path: I64) -> 
             node = path[t, depth - 1]
             value = scaled[trees.feature[t, node]]
             if isnan(value):
-                node = _heavier(trees, mass, slot, t, node, trees.recent)
+                node = _heavier_child(trees, mass, slot, t, node, trees.recent)
             else:
                 node = trees.child[node, 0 if value < trees.threshold[t, node] else 1]
             path[t, depth] = node
@@ -129,7 +129,9 @@ def read_masses(mass: U16, slot: int, path: I64, masses_on_path: I64) -> None:
 
 
 @kernel
-def _heavier(trees: TreeStructure, mass: U16, slot: int, t: int, node: int, plane: int) -> int:
+def _heavier_child(
+    trees: TreeStructure, mass: U16, slot: int, t: int, node: int, plane: int
+) -> int:
     """The node's child of larger mass; the left one where masses are equal."""
     left, right = trees.child[node, 0], trees.child[node, 1]
     if slot < 0 or mass[slot, t, left, plane] >= mass[slot, t, right, plane]:
@@ -148,7 +150,7 @@ def walk_expecting(
     other_path: I64,
     masses_on_path: I64,
 ) -> None:
-    """As `walk`, but at splits on `expected` features go to the child of larger last mass."""
+    """As `walk`, but go to the child of larger mass at splits on features in `expected`."""
     count, depths = path.shape
     for t in range(count):
         other_path[t, 0] = 0
@@ -157,11 +159,11 @@ def walk_expecting(
             node = other_path[t, depth - 1]
             f = trees.feature[t, node]
             if expected[f]:
-                node = _heavier(trees, mass, slot, t, node, LAST)
+                node = _heavier_child(trees, mass, slot, t, node, LAST)
             elif node == path[t, depth - 1]:
                 node = path[t, depth]
             elif isnan(scaled[f]):
-                node = _heavier(trees, mass, slot, t, node, trees.recent)
+                node = _heavier_child(trees, mass, slot, t, node, trees.recent)
             else:
                 node = trees.child[node, 0 if scaled[f] < trees.threshold[t, node] else 1]
             other_path[t, depth] = node
@@ -172,7 +174,7 @@ def walk_expecting(
 def credit(
     trees: TreeStructure, mass: U16, slot: int, scaled: F64, path: I64, share: F64, i: int
 ) -> None:
-    """Credit each split on the paths to its feature, by the mass that it excludes.
+    """Credit each split on the paths to its feature: the more mass it excludes, the more credit.
 
     share: float64[features, n], of which column i is written; it sums to 1, or is 0.
     """
@@ -180,13 +182,13 @@ def credit(
     total = 0.0
     for t in range(path.shape[0]):
         for depth in range(path.shape[1] - 1):
-            here = mass[slot, t, path[t, depth], LAST]
+            mass_here = mass[slot, t, path[t, depth], LAST]
             f = trees.feature[t, path[t, depth]]
-            if here == 0:
+            if mass_here == 0:
                 break
             if isnan(scaled[f]):
                 continue
-            gain = log((here + 1.0) / (mass[slot, t, path[t, depth + 1], LAST] + 1.0))
+            gain = log((mass_here + 1.0) / (mass[slot, t, path[t, depth + 1], LAST] + 1.0))
             share[f, i] += max(gain, 0.0)
             total += max(gain, 0.0)
     if total > 0.0:

@@ -13,8 +13,8 @@ from detectors.spec import Duration, EventFilter, FeatureSpec, Name, PolicySpec,
 
 
 class MonitorSpec(Spec, frozen=True, kw_only=True):
-    """A monitor: the features, detectors and policy for one entity type. Labels are never scored;
-    detectors that learn from labels read them whatever `where` says."""
+    """A monitor: the features, detectors and policy for one entity type. Labels are never scored.
+    `where` does not apply to them: detectors that learn from labels read them all."""
 
     name: Name
     """Name of the monitor in alerts, tables and metrics."""
@@ -35,25 +35,27 @@ class MonitorSpec(Spec, frozen=True, kw_only=True):
     lateness_max: Duration = "1h"
     """How much older than its entity's last event an event may be and still be learned."""
     session_gap: Duration | None = None
-    """After this much silence an entity is treated as never seen before, so that the monitor
-    watches sessions."""
+    """An entity without events for this long is treated as a new one, so that the monitor watches
+    sessions."""
     cohort: str | None = None
     """Text field whose value selects the peers that an entity is compared with, such as `country`.
     Without it, and for rare values, all entities are peers."""
     features: Annotated[list[FeatureSpec], Meta(min_length=1, max_length=64)]
-    """Features that the detectors see."""
+    """Features that the detectors score."""
     detectors: Annotated[list[AnyDetector], Meta(min_length=1)] = msgspec.field(
         default_factory=lambda: [TailSpec(), TreesSpec()]
     )
     """Detectors. Default: `tail` and `half_space_trees`."""
     rules: list[RuleSpec] = msgspec.field(default_factory=list)
-    """Rules beside the detectors. Where several match, the first of those with the smallest `p`
-    counts."""
+    """Rules, applied after the detectors. Where several match, the first of those with the smallest
+    `p` is used."""
     policy: PolicySpec = PolicySpec()
     """When an event becomes an alert."""
 
 
 def value_names(spec: MonitorSpec) -> list[str]:
-    """The names of a monitor's values of an event: its features, then its standalone detectors."""
-    standalone = (one.name for one in spec.detectors if isinstance(one, StandaloneSpec))
+    """The names of the values that a monitor computes for an event: features, then standalone detectors."""
+    standalone = (
+        detector.name for detector in spec.detectors if isinstance(detector, StandaloneSpec)
+    )
     return [*(feature.name for feature in spec.features), *standalone]

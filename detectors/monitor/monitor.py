@@ -1,8 +1,8 @@
 """The state of a monitor, and the steps of a batch through it.
 
 bounded times → admission → features → tails → standalone detectors → trees → calibration → rules →
-policy. Each step walks the batch in event order, and no step feeds an earlier one. Only `process` and
-`load` change the state.
+policy. Each step processes the batch in event order and uses only the output of earlier steps. Only
+`process` and `load` change the state.
 """
 
 from dataclasses import replace
@@ -101,7 +101,7 @@ class Monitor:
         self.cohorts = Cohorts()
         self.policy = Policy(policy_limits(spec.policy, shards, shard))
         self._create_detectors()
-        self._create_words()
+        self._create_rows()
 
     def _create_detectors(self) -> None:
         """The tails, trees, standalone detectors and their calibration."""
@@ -127,22 +127,22 @@ class Monitor:
         discrete = [*has_ties, *(d.discrete() for d in standalone)]
         self.calibration = Calibration([*discrete, False] if trees else discrete)
 
-    def _create_words(self) -> None:
-        """The rows of the entities: features, tails, calibration, incident. Zero pages use no memory
-        until they are written, so that unused capacity costs nothing."""
-        self.tail_at = sum(k.words for k in self.kinds)
-        self.calibration_at = self.tail_at + tail.words_per_entity(self.tail_layout)
-        self.incident_at = self.calibration_at + CALIBRATION_WORDS
-        self.words: F64 = np.zeros((self.spec.capacity, self.incident_at + INCIDENT_WORDS))
+    def _create_rows(self) -> None:
+        """Allocate a row of 8-byte words for each entity: features, tails, calibration, incident. Zero
+        pages use no memory until they are written, so that unused capacity costs nothing."""
+        self.tail_first_word = sum(k.words for k in self.kinds)
+        self.calibration_first_word = self.tail_first_word + tail.words_per_entity(self.tail_layout)
+        self.incident_first_word = self.calibration_first_word + CALIBRATION_WORDS
+        self.words: F64 = np.zeros((self.spec.capacity, self.incident_first_word + INCIDENT_WORDS))
         self.bits: U64 = self.words.view(np.uint64)
         self.shared = [np.zeros(k.shared) for k in self.kinds]
         self.memories = []
-        at = 0
+        first_word = 0
         for kind, shared in zip(self.kinds, self.shared, strict=True):
             backup = np.zeros(kind.words)
-            own = (shared, shared.view("u8"), backup, backup.view("u8"))
-            self.memories.append(FeatureMemory(self.words, self.bits, at, *own))
-            at += kind.words
+            buffers = (shared, shared.view("u8"), backup, backup.view("u8"))
+            self.memories.append(FeatureMemory(self.words, self.bits, first_word, *buffers))
+            first_word += kind.words
 
     def process(self, batch: EventBatch) -> MonitorOutput:
         """Score, learn and decide on each applicable event, in order."""
@@ -164,7 +164,7 @@ class Monitor:
         p, rule = self._apply_rules(calibrated.combined, values, units)
         warm = calibrated.learned >= self.spec.policy.warm_up_events
         policy_outcome = self.policy.process(
-            self.words, self.incident_at, admitted, events, p, warm
+            self.words, self.incident_first_word, admitted, events, p, warm
         )
         return MonitorOutput(
             index=index,
@@ -207,16 +207,20 @@ class Monitor:
             entity_hash = np.ascontiguousarray(keys[:, 0])
             times = self.clock.advance(events.time_ms, events.append_ms, events.source, entity_hash)
             return self._labels(batch.slice(0, 0), rows), times
-        before = np.searchsorted(index, rows).astype(np.int64)
+        events_before = np.searchsorted(index, rows).astype(np.int64)
         both = batch.take(np.sort(np.concatenate([index, rows])))
-        moves = both.type_code != LABEL_TYPE
+        moves_time = both.type_code != LABEL_TYPE
         entity_hash = self._hash(both, self.spec.entity)
-        times = self.clock.advance(both.time_ms, both.append_ms, both.source, entity_hash, moves)
-        labels = replace(batch.take(rows), time_ms=times.time_ms[~moves])
-        return self._labels(labels, before), BoundedTimes._make(one[moves] for one in times)
+        times = self.clock.advance(
+            both.time_ms, both.append_ms, both.source, entity_hash, moves_time
+        )
+        labels = replace(batch.take(rows), time_ms=times.time_ms[~moves_time])
+        return self._labels(labels, events_before), BoundedTimes._make(
+            array[moves_time] for array in times
+        )
 
-    def _labels(self, events: EventBatch, before: I64) -> LabelEvents:
-        return LabelEvents(events, before, lambda field: self._hash(events, field))
+    def _labels(self, events: EventBatch, events_before: I64) -> LabelEvents:
+        return LabelEvents(events, events_before, lambda field: self._hash(events, field))
 
     def _features(self, events: EventBatch, admitted: AdmittedEvents, keys: U64) -> tuple[F64, F64]:
         """(values, units), each float64[features, n]; a value times its unit is in natural units."""
@@ -248,13 +252,13 @@ class Monitor:
         return values, units
 
     def _numbers(self, events: EventBatch, admitted: AdmittedEvents) -> tuple[dict[str, F64], F64]:
-        """The events' numbers, with amounts relative to the typical one, and that amount."""
-        read = {
+        """(Numbers by field, with amounts divided by their currency's typical amount; that amount)."""
+        fields_read = {
             name
             for f, k in zip(self.spec.features, self.kinds, strict=True)
             for name in (f.field, *k.extra_fields)
         }
-        if "amount" not in read or "amount" not in events.number:
+        if "amount" not in fields_read or "amount" not in events.number:
             return events.number, np.ones(len(events))
         currency = self._hash(events, "currency")
         relative, unit = self.money.relative(currency, events.number["amount"], admitted.learn)
@@ -274,7 +278,7 @@ class Monitor:
             cohort_of = self.cohorts.numbers(self._hash(events, field), admitted.learn)
         tail.score(
             self.words,
-            self.tail_at,
+            self.tail_first_word,
             admitted,
             values,
             self.tail_layout,
@@ -331,28 +335,28 @@ class Monitor:
             raw[features + j] = output.surprise
         if trees is not None:
             raw[count] = trees.surprise
-            surprise = CalibrationInput(raw, count, trees.order, trees.without)
+            surprise = CalibrationInput(raw, count, trees.order, trees.counterfactual_surprise)
         else:
             none = np.full((COUNTERFACTUAL_MAX, n), -1, np.int64)
             surprise = CalibrationInput(raw, -1, none, np.full((COUNTERFACTUAL_MAX, n), np.nan))
-        return self.calibration.process(self.words, self.calibration_at, admitted, surprise)
+        return self.calibration.process(self.words, self.calibration_first_word, admitted, surprise)
 
     def _apply_rules(self, combined: F64, values: F64, units: F64) -> tuple[F64, I64]:
         """(p, the index of the rule that lowered it or -1). combined: float64[n], NaN where nothing
-        is known. A NaN value satisfies no rule."""
+        is known. A rule does not match where one of its features is NaN."""
         p = np.where(np.isnan(combined), 1.0, combined)
-        lowered_by = np.full(len(p), -1, np.int64)
+        rule_index = np.full(len(p), -1, np.int64)
         row = {feature.name: j for j, feature in enumerate(self.spec.features)}
         for k, rule in enumerate(self.spec.rules):
-            holds = p > rule.p
-            for name, least in rule.at_least.items():
-                holds &= values[row[name]] * units[row[name]] >= least
-            p[holds] = rule.p
-            lowered_by[holds] = k
-        return p, lowered_by
+            matching = p > rule.p
+            for name, limit in rule.at_least.items():
+                matching &= values[row[name]] * units[row[name]] >= limit
+            p[matching] = rule.p
+            rule_index[matching] = k
+        return p, rule_index
 
     def measures(self) -> dict[str, int]:
-        """Sizes and counts for an operator."""
+        """Sizes and counts of the entity table, for the metrics."""
         return {
             "entities": self.entities.rows_used,
             "evictions": int(self.entities.table.marks[EVICTIONS]),

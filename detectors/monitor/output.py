@@ -20,9 +20,9 @@ class MonitorOutput:
 
     index: int64[m], their rows in the batch. labels: the number of labels in the batch. keys:
     uint64[m, 2], their entities' hashes. p: float64[m], combined and calibrated, 1 where nothing is
-    known; at most the p-value of the rule that holds. rule: int64[m], that rule's index among the
+    known; at most the p-value of the rule that matches. rule: int64[m], that rule's index among the
     declared ones; -1 where no rule lowered p. warm: bool[m], enough events were learned before.
-    ahead: bool[m], the event's time lies in the future and moved no time.
+    ahead: bool[m], the event's time lies in the future and did not advance stream time.
     """
 
     index: I64

@@ -1,8 +1,8 @@
 """Combinations of several p-values of one event.
 
 Within a monitor: a soft truncated product. Zaykin et al. (Genetic Epidemiology 2002) multiply the
-p-values below a threshold τ, so that evidence adds up and features that are not surprising add no
-noise. Here it is the logarithm with a soft edge,
+p-values below a threshold τ, so that evidence adds up, and features that are not surprising add
+no noise. Here it is the logarithm with a soft edge,
 
     Σ ln(1 + τ/p),   τ = `SOFT_EDGE`,
 
@@ -49,8 +49,8 @@ def combine(p_values: Sequence[F64]) -> F64:
 @kernel
 def harmonic_mean(p: F64, missing_inverse_p: float) -> float:
     """One event's p-value from its monitors', NaN where there is none. p: float64[monitors], NaN
-    where absent. missing_inverse_p: what an absent one adds to the sum of 1/p, 0 where it does not
-    count."""
+    where absent. missing_inverse_p: the term of an absent p-value in the sum of 1/p; 0: absent ones are
+    left out."""
     inverse = 0.0
     count = 0
     for k in range(len(p)):

@@ -11,6 +11,6 @@ DAY_MS: Final = 86_400_000.0
 
 
 @kernel
-def decayed(value: float, since_ms: float, half_life_ms: float) -> float:
-    """The value after it decayed for `since_ms` ≥ 0."""
-    return value * exp(-LN2 * since_ms / half_life_ms)
+def decayed(value: float, elapsed_ms: float, half_life_ms: float) -> float:
+    """The value after it decayed for `elapsed_ms` ≥ 0."""
+    return value * exp(-LN2 * elapsed_ms / half_life_ms)

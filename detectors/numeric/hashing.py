@@ -105,11 +105,11 @@ def _round(
 
 
 @kernel
-def _word(text: U8, at: int) -> np.uint64:
+def _word(text: U8, start: int) -> np.uint64:
     """Eight bytes from an index on, little-endian; the compiler turns this into one load."""
     word = np.uint64(0)
     for b in range(8):
-        word |= np.uint64(text[at + b]) << np.uint64(8 * b)
+        word |= np.uint64(text[start + b]) << np.uint64(8 * b)
     return word
 
 

@@ -1,4 +1,4 @@
-"""The decorator of compiled kernels, which holds their settings.
+"""The decorator that compiles kernels, with their settings.
 
 A kernel walks the events of a batch in order. It has no state of its own and draws no random number,
 and its floating-point operations are never reordered, so that batch boundaries cannot change a
@@ -43,16 +43,16 @@ def kernel(function: Callable[P, R]) -> Callable[P, R]:
 
 
 class _Cache(FunctionCache):
-    """Finds machine code by everything that was compiled into it.
+    """Finds cached machine code by all code and constants compiled into it.
 
     numba checks only whether the kernel's own file has changed. But kernels of other modules, and
-    constants, are compiled in; stale machine code would behave as before an edit, and crash where
+    constants, are compiled in; stale machine code would behave as before an edit, and fail where
     the shape of an array has changed.
     """
 
     def _index_key(self, signature: Any, codegen: Any) -> tuple[Any, ...]:
-        own = super()._index_key(signature, codegen)  # type: ignore[no-untyped-call]  # numba's
-        return (*own, code_digest(self._py_func))
+        key = super()._index_key(signature, codegen)  # type: ignore[no-untyped-call]  # numba's
+        return (*key, code_digest(self._py_func))
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """As numba's, but an index that names a type of another version counts as empty."""
@@ -66,9 +66,9 @@ class _Cache(FunctionCache):
 def code_digest(function: Callable[..., Any]) -> str:
     """A digest of a kernel's code with its names, and of every kernel and constant that they refer to."""
     hasher, seen = sha256(), set[object]()
-    waiting: list[object] = [function]
-    while waiting:
-        current = waiting.pop()
+    pending: list[object] = [function]
+    while pending:
+        current = pending.pop()
         if current in seen or not isinstance(current, FunctionType):
             continue
         seen.add(current)
@@ -76,7 +76,7 @@ def code_digest(function: Callable[..., Any]) -> str:
             hasher.update(code.co_code + repr(code.co_names).encode())
         for value in _named(current):
             if callable(value):  # a kernel, or an intrinsic; others are identified by their names
-                waiting.append(getattr(value, "py_func", getattr(value, "_defn", None)))
+                pending.append(getattr(value, "py_func", getattr(value, "_defn", None)))
                 value = getattr(value, "__module__", ""), getattr(value, "__qualname__", "")  # noqa: PLW2901
             hasher.update(repr(value).encode())
     return hasher.hexdigest()
@@ -109,8 +109,8 @@ def _named(function: FunctionType) -> Iterator[Any]:
 def _plain(value: Any) -> Iterator[Any]:
     """The parts of a value whose text is the same in every process."""
     if isinstance(value, tuple):
-        for one in value:
-            yield from _plain(one)
+        for element in value:
+            yield from _plain(element)
     elif isinstance(value, type):
         yield getattr(value, "_fields", None)
     elif isinstance(value, np.ndarray):

@@ -25,14 +25,16 @@ def _prefetch(_: Any, array: Any, index: Any) -> Any:
     """array, index: numba's types of the arguments."""
 
     def generate(target: Any, builder: Any, _: Any, values: Any) -> Any:
-        tools = cast("Any", cgutils)
-        parts = zip(tools.unpack_tuple(builder, values[1]), index, strict=True)
-        indices = [target.cast(builder, one, kind, types.intp) for one, kind in parts]
-        held = target.make_array(array)(target, builder, values[0])
-        pointer = tools.get_item_pointer(target, builder, array, held, indices)
+        codegen = cast("Any", cgutils)
+        parts = zip(codegen.unpack_tuple(builder, values[1]), index, strict=True)
+        indices = [
+            target.cast(builder, index_value, kind, types.intp) for index_value, kind in parts
+        ]
+        array_struct = target.make_array(array)(target, builder, values[0])
+        pointer = codegen.get_item_pointer(target, builder, array, array_struct, indices)
         word = ir.IntType(32)
-        taking = ir.FunctionType(ir.VoidType(), [pointer.type, word, word, word])
-        call = tools.get_or_insert_function(builder.module, taking, "llvm.prefetch.p0")
+        signature = ir.FunctionType(ir.VoidType(), [pointer.type, word, word, word])
+        call = codegen.get_or_insert_function(builder.module, signature, "llvm.prefetch.p0")
         builder.call(call, [pointer, word(READ), word(KEEP_IN_CACHE), word(DATA)])
         return target.get_dummy_value()
 
@@ -44,7 +46,7 @@ prefetch = cast("Callable[[Any, tuple[int, ...]], None]", _prefetch)
 
 
 @kernel
-def prefetch_words(words: F64, row: int, at: int, count: int) -> None:
-    """Prefetch so many words of a row, from `at` on."""
-    for line in range(at, at + count, LINE_WORDS):
+def prefetch_words(words: F64, row: int, first_word: int, count: int) -> None:
+    """Prefetch `count` words of a row, from `first_word` on."""
+    for line in range(first_word, first_word + count, LINE_WORDS):
         prefetch(words, (row, line))

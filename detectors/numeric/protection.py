@@ -1,9 +1,9 @@
 """Protected learning: an entity may teach a model only a bounded number of strange events.
 
-No model lets one entity make its own extremes normal: an entity has tokens, which it earns with time
-and with its events, and learning a strange event costs tokens. There is one exception: when a large
-share of all traffic has been strange for long, the model is wrong, and it must learn. Otherwise a
-model that once refused would refuse for ever.
+An entity earns tokens with time and with its events, and learning a strange event costs tokens, so
+that no entity can make its own extremes unsurprising. Exception: when a large share of all traffic
+has been strange for long, the model is wrong and learns every event; otherwise it would never
+recover.
 
 Measured on accounts that pay once an hour, p by all features and trees (`test_protection`):
 - A burst of 500 payments at fifty times the amounts stays below p = 1e-8 throughout. (By the trees
@@ -26,7 +26,8 @@ from detectors.numeric.kernels import kernel
 
 MODEL_WRONG_SHARE: Final = 0.2
 SHARE_MEMORY: Final = 10_000.0
-"""Events over which the share is decayed: two thousand strange events in a row are still a burst."""
+"""Events over which the share is decayed: two thousand strange events in a row are still a
+burst, not a wrong model."""
 TOKENS_PER_HOUR: Final = 3.0
 TOKENS_PER_EVENT: Final = 0.02
 TOKENS_MAX: Final = 6.0
@@ -42,7 +43,7 @@ def update_share(share: float, strange: bool) -> float:
 
 @kernel
 def earn_tokens(
-    tokens: float, since_ms: float, per_event: float, per_hour: float, most: float
+    tokens: float, elapsed_ms: float, per_event: float, per_hour: float, maximum: float
 ) -> float:
     """An entity's tokens at its next event."""
-    return min(tokens + per_event + per_hour * since_ms / HOUR_MS, most)
+    return min(tokens + per_event + per_hour * elapsed_ms / HOUR_MS, maximum)

@@ -95,7 +95,7 @@ def interpolate(table: F64, d: int, cell: int, b: int, position: float) -> float
 
 @kernel
 def settled_share(learned: int) -> float:
-    """How far the tail is settled, 0 to 1: while it is young, one attacker could change it."""
+    """How far the fitted tail is trusted, 0 to 1: with few events, one attacker could change it."""
     return min(learned / SETTLED_EVENTS, 1.0) ** 2
 
 
@@ -113,26 +113,27 @@ def _fit_tail(
     """(Scale, shape) of the excesses above the bin `edge`, by probability-weighted moments."""
     mean = EXCESS_PRIOR  # of one additional event
     weighted = 0.25 * EXCESS_PRIOR
-    beyond = 0.0
+    count_above = 0.0
     for b in range(BINS - 1, edge - 1, -1):
         excess = 0.5 * (EDGES[b] + EDGES[b + 1]) - start
         mean += histogram[b] * excess
-        weighted += histogram[b] * excess * (beyond + 0.5 * histogram[b]) / max(above, 1e-9)
-        beyond += histogram[b]
+        weighted += histogram[b] * excess * (count_above + 0.5 * histogram[b]) / max(above, 1e-9)
+        count_above += histogram[b]
     mean /= above + 1.0
     weighted /= above + 1.0
     shape = 2.0 - mean / max(mean - 2.0 * weighted, 1e-9)
     shape = settled * min(max(shape * above / (above + SHAPE_PRIOR), 0.0), SHAPE_MAX)
     scale = mean * (1.0 - shape)
-    most = EXCESS_MAX_YOUNG + settled * (EXCESS_MAX - EXCESS_MAX_YOUNG)
-    return min(max(scale, EXCESS_MIN), most), shape
+    scale_max = EXCESS_MAX_YOUNG + settled * (EXCESS_MAX - EXCESS_MAX_YOUNG)
+    return min(max(scale, EXCESS_MIN), scale_max), shape
 
 
 @kernel
 def _refresh(
     histogram: F64, below: F64, borrow: float, settled: float, tail_share: F64, edge_evidence: F64
 ) -> None:
-    """S at the bin edges of one histogram, which borrows from the table `below`, and its evidence."""
+    """Compute S at the bin edges of one histogram, and its evidence. parent: the table from which the
+    histogram borrows, with the weight of `borrow` events."""
     total = histogram.sum()
     edge = BINS
     above = 0.0
@@ -162,7 +163,7 @@ def refresh_all(tables: CalibrationTables, scratch: F64) -> None:
     float64[BINS]."""
     step = max(REFRESH_MIN, min(tables.marks[LEARNED], int(MEMORY)) // 25)
     tables.marks[REFRESH_AT] = tables.marks[LEARNED] + step
-    keep = math.exp(-step / min(MEMORY, 0.5 * tables.marks[LEARNED] + 1.0))
+    decay_factor = math.exp(-step / min(MEMORY, 0.5 * tables.marks[LEARNED] + 1.0))
     settled = settled_share(tables.marks[LEARNED])
     histogram, tail_share, edge_evidence = tables.histogram, tables.tail_share, tables.edge_evidence
     for d in range(histogram.shape[0]):
@@ -183,7 +184,7 @@ def refresh_all(tables: CalibrationTables, scratch: F64) -> None:
             )
         for cell in range(CELLS):
             for b in range(BINS):
-                histogram[d, cell, b] *= keep
+                histogram[d, cell, b] *= decay_factor
 
 
 @kernel

@@ -1,7 +1,7 @@
 """Explanation: why an event raised an alert, in features, expectations and shares.
 
-It uses what the kernels recorded at the event, before they learned it, and no later state, so that an
-explanation does not depend on batch boundaries.
+It uses only values that the kernels recorded before they learned the event, so that an explanation
+does not depend on batch boundaries.
 """
 
 from math import exp, isnan, log10
@@ -17,7 +17,7 @@ from schemas.alerts import Contribution
 from schemas.columns import F64, I64
 
 CONTRIBUTIONS_MAX: Final = 6
-"""Contributions in an alert at most; the shares of the others are spread over them."""
+"""Largest number of contributions in an alert; the shares of the others are spread over them."""
 
 
 class FeatureValues(NamedTuple):
@@ -48,16 +48,16 @@ def shares(
 ) -> list[float]:
     """The share of each value in event i's surprise; they sum to 1.
 
-    A feature has its own tail's -log10 p, plus the share of the trees' -log10 p that falls to its
-    splits on the path (an equal share if no path was recorded).
+    A feature's part is the -log10 p of its tail, plus the share of the trees' -log10 p that is credited
+    to its splits on the path (an equal share if no path was recorded).
     """
     parts = [score_of_p(float(calibrated.p[j, i])) for j in range(values)]
     if trees is not None:
         features = len(trees.path_share)
-        of_trees = score_of_p(float(calibrated.p[values, i]))
+        trees_score = score_of_p(float(calibrated.p[values, i]))
         has_path = float(trees.path_share[:, i].sum()) > 0.0
         for j in range(features):
-            parts[j] += of_trees * (float(trees.path_share[j, i]) if has_path else 1 / features)
+            parts[j] += trees_score * (float(trees.path_share[j, i]) if has_path else 1 / features)
     total = sum(parts)
     return [part / total if total > 0.0 else 1.0 / values for part in parts]
 
@@ -98,10 +98,10 @@ def contributions(
     """
     share = shares(i, len(names), calibrated, trees)
     present = [j for j in range(len(names)) if not isnan(feature_values.values[j, i])]
-    shown = sorted(present, key=lambda j: (-share[j], j))[:CONTRIBUTIONS_MAX]
-    total = sum(share[j] for j in shown)
+    largest = sorted(present, key=lambda j: (-share[j], j))[:CONTRIBUTIONS_MAX]
+    total = sum(share[j] for j in largest)
     result = []
-    for j in shown:
+    for j in largest:
         unit = float(feature_values.units[j, i])
         kind = KINDS[features[j].kind] if j < len(features) else None
         scale = features[j].scale if j < len(features) else "log"
@@ -120,7 +120,7 @@ def contributions(
                 expected_low=interval[0] if interval else None,
                 expected_high=interval[1] if interval else None,
                 p_value=six_digits(1.0 if isnan(p) else p),
-                share=share[j] / total if total > 0.0 else 1.0 / len(shown),
+                share=share[j] / total if total > 0.0 else 1.0 / len(largest),
             )
         )
     return result
@@ -150,17 +150,17 @@ def rule_contributions(
 
 
 def counterfactual(
-    i: int, names: list[str], order: I64, without: F64, threshold: float
+    i: int, names: list[str], order: I64, counterfactual_p: F64, threshold: float
 ) -> list[str] | None:
-    """The first one, two or three features of an order that, as expected, would raise no alert.
+    """The fewest features, in a given order, without whose surprise event i would raise no alert.
 
-    order: int64[3, n], each event's most surprising features first. without: float64[3, n], p with
-    the first one, two, three as expected, NaN where there are fewer; it was computed by scoring the
-    event again before it was learned. None where three features are not enough. Smallest in that
-    order, not over all subsets.
+    order: int64[3, n], each event's most surprising features first. counterfactual_p: float64[3, n],
+    p if the first one, two, three features had their expected values, NaN where there are fewer
+    features; it was computed by scoring the event again before it was learned. Other subsets of
+    features are not tried. None where three features are not enough.
     """
     for k in range(COUNTERFACTUAL_MAX):
-        p = float(without[k, i])
+        p = float(counterfactual_p[k, i])
         if isnan(p):
             return None
         if p > threshold:

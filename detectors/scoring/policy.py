@@ -2,8 +2,8 @@
 
 An event raises an alert when p ≤ min(p_max, the budget's threshold). The budget is a cap, never a
 target: with r events a day, r · p of them fall below p by chance, so the threshold is budget/r; and
-at most the shard's share of the budget is published in a UTC day of stream time, however many events
-pass the threshold. With B alerts a day over n shards, shard s may publish on day d
+at most the shard's share of the budget is published in a UTC day of stream time, even if more events
+are below the threshold. With B alerts a day over n shards, shard s may publish on day d
 
     ⌊(⌊(d+1) B⌋ + s)/n⌋ - ⌊(⌊d B⌋ + s)/n⌋
 
@@ -15,7 +15,7 @@ their own, of the same size.
 An entity's alerts belong to one incident until it had none for `incident_gap`. Within an incident
 only an escalation (the score grew by `ESCALATION`) or a doubling of the suppressed count is
 published, as an update; other alerts are suppressed and counted. The contents of an alert are made
-elsewhere (`explain`).
+in `explain`.
 """
 
 from math import exp, floor, inf, log10
@@ -31,9 +31,9 @@ from detectors.spec import PolicySpec, seconds
 from detectors.state import Arrays, load, rename_arrays, state_arrays
 from schemas.columns import F64, I32, I64, U8, Bools, EventBatch
 
-QUIET, OPENED, UPDATED, SUPPRESSED, HELD_BACK = range(5)
-"""Activities of an event: no alert, a new incident, an update, suppressed, or held back by the
-budget."""
+NO_ALERT, OPENED, UPDATED, SUPPRESSED, HELD_BACK = range(5)
+"""The activity of an event: no alert, a new incident, an update of one, an alert that is suppressed
+because its incident is open, or an alert that is held back because the budget is used up."""
 
 ESCALATION: Final = 2.0
 DOUBLING_FIRST: Final = 8.0
@@ -42,7 +42,7 @@ RATE_SPAN_MIN_MS: Final = 3_600_000.0
 
 FIRST_MS, LAST_MS, SUPPRESSED_COUNT, NEXT_DOUBLING, REVISION, PEAK, SOURCE, OFFSET = range(8)
 INCIDENT_WORDS: Final = 8
-"""Words of an incident in an entity's row; REVISION 0: there was none yet."""
+"""Words of an incident in an entity's row; REVISION is 0 before the first incident."""
 
 STREAM_MS, RATE, RATE_SINCE_MS, DAY, ALERTS_ALLOWED, SPENT, SPENT_WARMING, WEAKEST = range(8)
 HELD_BACK_COUNT, DISPLACED = range(2)
@@ -107,20 +107,22 @@ class Policy:
     def process(
         self,
         words: F64,
-        incident_at: int,
+        incident_first_word: int,
         admitted: AdmittedEvents,
         batch: EventBatch,
         p: F64,
         warm: Bools,
     ) -> PolicyOutcome:
-        """Decide on each event in order. batch: the same events, for their position; p:
-        float64[n]; warm: bool[n], enough was learned before. The entity's own words start at
-        `incident_at`."""
-        out = no_outcome(len(p))
+        """Decide on each event in order. words: float64[rows, w], the entities' rows, in which the
+        incident's words start at `incident_first_word`. batch: the same events, for their position. p:
+        float64[n]. warm: bool[n], at least `warm_up_events` events were learned before."""
+        out = undecided_outcome(len(p))
         positions = EventPositions(
             admitted.bounded_ms, admitted.stream_ms, batch.source, batch.offset
         )
-        _process(words, incident_at, admitted, positions, p, warm, self.limits, self.state, out)
+        _process(
+            words, incident_first_word, admitted, positions, p, warm, self.limits, self.state, out
+        )
         return out
 
     def counts(self) -> dict[str, int]:
@@ -139,12 +141,12 @@ class Policy:
         return rename_arrays(state_arrays(self.state), SAVED_NAMES)
 
     def load(self, state: Arrays) -> None:
-        """Replace them by saved ones."""
+        """Replace the state by a saved one."""
         load(self.state, rename_arrays(state, {old: new for new, old in SAVED_NAMES.items()}))
 
 
-def no_outcome(n: int) -> PolicyOutcome:
-    """The outcome for n events before any decision: all `QUIET`."""
+def undecided_outcome(n: int) -> PolicyOutcome:
+    """The outcome for n events before any decision: all `NO_ALERT`."""
     return PolicyOutcome(
         activity=np.zeros(n, np.uint8),
         threshold=np.ones(n),
@@ -190,14 +192,14 @@ def _budget_threshold(
     day_budget: F64, time_ms: float, limits: PolicyLimits, event_count: float
 ) -> float:
     """The p-value at which honest events alone would just use up the budget. time_ms: stream time, which
-    may have been set back once."""
+    may be set back once."""
     if day_budget[STREAM_MS] < 0.0:
         day_budget[STREAM_MS] = day_budget[RATE_SINCE_MS] = time_ms
     day_budget[RATE_SINCE_MS] = min(day_budget[RATE_SINCE_MS], time_ms)
     day_budget[STREAM_MS] = min(day_budget[STREAM_MS], time_ms)
     if time_ms > day_budget[STREAM_MS]:
-        since_ms = time_ms - day_budget[STREAM_MS]
-        day_budget[RATE] *= exp(-LN2 * since_ms / DAY_MS)
+        elapsed_ms = time_ms - day_budget[STREAM_MS]
+        day_budget[RATE] *= exp(-LN2 * elapsed_ms / DAY_MS)
         day_budget[STREAM_MS] = time_ms
     _begin_day(day_budget, limits)
     day_budget[RATE] += event_count
@@ -211,7 +213,7 @@ def _budget_threshold(
 def _activity_within_budget(
     incident: F64, score: float, time_ms: float, limits: PolicyLimits
 ) -> int:
-    """The activity of an event that passes the threshold, given its entity's incident, while the budget is
+    """The activity of an event below the threshold, given its entity's incident, where the budget is
     not used up."""
     gap_passed = time_ms - incident[LAST_MS] > limits.incident_gap_ms
     if incident[REVISION] == 0.0 or gap_passed:
@@ -253,7 +255,7 @@ def decide(
     out.threshold[i] = min(
         limits.p_max, _budget_threshold(day_budget, positions.stream_ms[i], limits, event_count)
     )
-    activity = QUIET
+    activity = NO_ALERT
     if p <= out.threshold[i]:
         score = -log10(max(p, P_MIN))
         activity = _activity_within_budget(incident, score, time_ms, limits)
@@ -294,7 +296,7 @@ def decide(
 @kernel
 def _process(
     words: F64,
-    incident_at: int,
+    incident_first_word: int,
     admitted: AdmittedEvents,
     positions: EventPositions,
     p: F64,
@@ -304,7 +306,9 @@ def _process(
     out: PolicyOutcome,
 ) -> None:
     for i in range(len(p)):
-        incident = words[admitted.row[i], incident_at : incident_at + INCIDENT_WORDS]
+        incident = words[
+            admitted.row[i], incident_first_word : incident_first_word + INCIDENT_WORDS
+        ]
         if admitted.fresh[i]:
             incident[:] = 0.0
         decide(incident, i, positions, p[i], 1.0, warm[i], False, limits, state, out)

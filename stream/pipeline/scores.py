@@ -26,7 +26,7 @@ NO_SCORES: Final = ScoreSelection()
 class ScoreColumns(NamedTuple):
     """The scores of n events by one stage with k features.
 
-    p_value: float64[n], NaN where the stage did not score. activity: uint8[n], `policy.QUIET` …
+    p_value: float64[n], NaN where the stage did not score. activity: uint8[n], `policy.NO_ALERT` …
     surprised: bool[k, n]. feature_values: float64[2k, n], the values in natural units, then their own
     p-values, NaN where there is none. Columns that were not asked for are quiet, or of no features.
     """

@@ -33,7 +33,7 @@ POSITION: Final = (
     ),
 )
 ACTIVITIES: Final = pa.array([None, *ALERTED, "held_back"])
-"""The policy's outcome for an event, by the codes `policy.QUIET` … `policy.HELD_BACK`."""
+"""The policy's outcome for an event, by the codes `policy.NO_ALERT` … `policy.HELD_BACK`."""
 
 CONTRIBUTION: Final = pa.struct(
     [

@@ -161,7 +161,7 @@ def rotation(sizes: Sizes) -> dict[str, float]:
     after = rss_bytes() / GIB
     last = clock.payments(np.arange(known, dtype=np.int64), 99).batch()
     # an account that was evicted once has begun to count anew
-    kept = accounts.process(last).admitted.seen == fed
+    kept = accounts.process(last).admitted.earlier_events == fed
     return {
         "rotation_rss_before_gib": before,
         "rotation_rss_after_gib": after,

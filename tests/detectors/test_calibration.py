@@ -22,7 +22,7 @@ def _calibrate(raw: F64, row: I64, times: F64 | None = None) -> CalibrationOutpu
         time_ms=every_second if times is None else times,
         late=np.zeros(n, np.bool_),
         learn=np.ones(n, np.bool_),
-        seen=np.full(n, 1000),
+        earlier_events=np.full(n, 1000),
         bounded_ms=1e12 + 1000.0 * np.arange(n, dtype=np.float64),
         stream_ms=1e12 + 1000.0 * np.arange(n, dtype=np.float64),
         set_back=np.zeros(n, np.bool_),

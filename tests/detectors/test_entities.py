@@ -149,7 +149,7 @@ def test_lateness_is_clamped_and_bounded() -> None:
     assert admitted.time_ms.tolist() == [1000, 1000, 1000, 1100]
     assert admitted.late.tolist() == [False, True, True, False]
     assert admitted.learn.tolist() == [True, True, False, True]
-    assert admitted.seen.tolist() == [0, 1, 2, 2]
+    assert admitted.earlier_events.tolist() == [0, 1, 2, 2]
 
 
 def test_a_session_begins_after_a_pause() -> None:
@@ -160,7 +160,7 @@ def test_a_session_begins_after_a_pause() -> None:
     table = EntityTable(4)
     admitted = table.admit(keys, unbounded_times(times), 3_600_000.0, session_gap_ms=30_000.0)
     assert admitted.fresh.tolist() == [True, False, False, True, False, False]
-    assert admitted.seen.tolist() == [0, 1, 2, 0, 1, 2]
+    assert admitted.earlier_events.tolist() == [0, 1, 2, 0, 1, 2]
     assert admitted.late.tolist() == [False, False, False, False, True, False]
     assert set(admitted.row.tolist()) == {0}
     assert table.table.marks[EVICTIONS] == 0

@@ -297,14 +297,14 @@ def test_the_filter_forgets_in_panes_and_errs_as_stated() -> None:
     pairs = draw.integers(0, 2**64, 3 * pairings.PAIRS_MAX, np.uint64)
     shared = np.zeros(pairings.WORDS, np.uint64)
     for pair in pairs:
-        pairings.note(shared, pair)
-    known = [pairings.known(shared, pair) for pair in pairs]
+        pairings.add(shared, pair)
+    known = [pairings.contains(shared, pair) for pair in pairs]
     assert all(known[-pairings.PAIRS_MAX :])
     assert np.mean(known[: pairings.PAIRS_MAX // 2]) < 0.005
     strangers = draw.integers(0, 2**64, 20_000, np.uint64)
-    assert np.mean([pairings.known(shared, pair) for pair in strangers]) < 0.005
+    assert np.mean([pairings.contains(shared, pair) for pair in strangers]) < 0.005
     before = shared.copy()
-    pairings.note(shared, pairs[-1])
+    pairings.add(shared, pairs[-1])
     assert (shared == before).all()
 
 

@@ -12,8 +12,8 @@ from detectors.entities import AdmittedEvents
 from detectors.scoring import policy
 from detectors.scoring.policy import (
     HELD_BACK,
+    NO_ALERT,
     OPENED,
-    QUIET,
     SUPPRESSED,
     UPDATED,
     Policy,
@@ -46,7 +46,7 @@ def _decide(
         time_ms=np.array(time_ms, np.float64),
         late=np.zeros(n, np.bool_),
         learn=np.ones(n, np.bool_),
-        seen=np.zeros(n, np.int64),
+        earlier_events=np.zeros(n, np.int64),
         bounded_ms=np.array(time_ms, np.float64),
         stream_ms=np.maximum.accumulate(np.array(time_ms, np.float64)),
         set_back=np.zeros(n, np.bool_),
@@ -65,7 +65,7 @@ def test_an_incident_opens_is_counted_escalates_and_ends_with_quiet() -> None:
     out, _ = _decide(
         [0, 1000, 2000, 3000, 3000 + 2 * HOUR_MS], [1e-5, 1e-5, 0.5, 1e-7, 1e-5], [0, 0, 0, 0, 0]
     )
-    assert out.activity.tolist() == [OPENED, SUPPRESSED, QUIET, UPDATED, OPENED]
+    assert out.activity.tolist() == [OPENED, SUPPRESSED, NO_ALERT, UPDATED, OPENED]
     assert out.incident[:, policy.REVISION].tolist() == [1, 0, 0, 2, 1]
     assert out.incident[3, policy.SUPPRESSED_COUNT] == 1
     assert out.incident[3, policy.OFFSET] == 0

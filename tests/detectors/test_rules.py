@@ -52,5 +52,5 @@ def test_rules_do_not_affect_learning() -> None:
     plain, ruled = Monitor(PLAIN, KEY), Monitor(msgspec.structs.replace(PLAIN, rules=[BUSY]), KEY)
     before, after = plain.process(events), ruled.process(events)
     assert same(before.calibrated.p, after.calibrated.p)
-    learned = plain.incident_at
+    learned = plain.incident_first_word
     assert same(plain.words[:, :learned].copy(), ruled.words[:, :learned].copy())

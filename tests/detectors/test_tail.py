@@ -28,7 +28,7 @@ def _admitted(row: I64, hours_apart: int = 0) -> AdmittedEvents:
         time_ms=1e12 + 3.6e6 * hours_apart * np.arange(n, dtype=np.float64),
         late=np.zeros(n, np.bool_),
         learn=np.ones(n, np.bool_),
-        seen=np.zeros(n, np.int64),
+        earlier_events=np.zeros(n, np.int64),
         bounded_ms=1e12 + 3.6e6 * hours_apart * np.arange(n, dtype=np.float64),
         stream_ms=1e12 + 3.6e6 * hours_apart * np.arange(n, dtype=np.float64),
         set_back=np.zeros(n, np.bool_),
@@ -184,7 +184,7 @@ def test_an_entitys_statistics_are_weighted_sums(seed: int, half_life: str) -> N
             weight = np.append(weight * 0.5 ** (since_ms / (1000.0 * seconds(half_life))), 1.0)
             weight *= min(1.0, MEMORY_EVENTS / weight.sum())
         mean = np.average(y[mine], weights=weight)
-        at = watching.tail_at + ENTITY_WORDS
+        at = watching.tail_first_word + ENTITY_WORDS
         np.testing.assert_allclose(
             watching.words[row, at : at + BLOCK_WORDS : LANES],
             [weight.sum(), mean, (weight * (y[mine] - mean) ** 2).sum()],

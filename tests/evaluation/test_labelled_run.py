@@ -126,14 +126,14 @@ def rows_of(folder: Path, name: str) -> list[Row]:
 def test_an_action_ends_before_its_last_instant(tmp_path: Path) -> None:
     """A fraud a minute before an action of one hour ends is caught; one at the instant at which it
     ends is not."""
-    rows = [*QUIET, payment(100, "a", 150.0), payment(159, "a", 5.0), payment(160, "a", 6.0)]
+    rows = [*NO_ALERT, payment(100, "a", 150.0), payment(159, "a", 5.0), payment(160, "a", 6.0)]
     _, evaluation = run(tmp_path, rows, [fraud("e159"), fraud("e160")])
     amount = evaluation.views[0].amount
     assert (amount.caught, amount.missed) == (5.0, 6.0)
     assert [missed.event_id for missed in evaluation.missed.by_amount] == ["e160"]
 
 
-QUIET = [payment(i, f"b{i % 9}", 5.0) for i in range(100)]
+NO_ALERT = [payment(i, f"b{i % 9}", 5.0) for i in range(100)]
 ATTACK = [payment(100 + i, "a", 150.0) for i in range(7)]
 """An honest payment that alerts, and six frauds that are counted into its incident."""
 FRAUDS = [fraud(row["id"]) for row in ATTACK[1:]]
@@ -142,7 +142,7 @@ FRAUDS = [fraud(row["id"]) for row in ATTACK[1:]]
 def test_an_attack_gets_one_score(tmp_path: Path) -> None:
     """Frauds that were counted into an open incident are in it: its verdict, recall, delay and the
     amount caught say the same, and precision says what was published."""
-    summary, evaluation = run(tmp_path, [*QUIET, *ATTACK, payment(300, "b1", 5.0)], FRAUDS)
+    summary, evaluation = run(tmp_path, [*NO_ALERT, *ATTACK, payment(300, "b1", 5.0)], FRAUDS)
     [incident] = rows_of(tmp_path, "incidents")
     assert (incident["verdict"], incident["frauds"], incident["events"]) == ("fraud", 6, 7)
     assert (incident["alerts"], incident["suppressed"]) == (1, 6)
@@ -166,7 +166,7 @@ def test_a_late_event_leaves_an_incident_that_was_over(tmp_path: Path) -> None:
     lasts as long as its events follow each other within `incident_gap`, in whatever order they came.
     """
     attack = [payment(i, "a", 150.0) for i in (100, 155, 210, 180, 1_000, 999)]
-    run(tmp_path, [*QUIET, *attack], [fraud("e999")])
+    run(tmp_path, [*NO_ALERT, *attack], [fraud("e999")])
     over, next_one = rows_of(tmp_path, "incidents")
     assert over["last"].timestamp() * 1000 == attack[2]["at"]
     assert (over["suppressed"], over["events"], over["verdict"]) == (3, 4, "honest")
@@ -179,7 +179,7 @@ def test_an_id_means_the_first_event_that_has_it(tmp_path: Path) -> None:
     teaches what it is judged by; labels that could mean several are counted."""
     site = [payment(i, f"s{i}", 1.0) | {"at": START_MS + i * 60_000 + 5} for i in range(107)]
     labels = [fraud(f"e{i}") for i in range(0, 100, 10)]
-    summary, evaluation = run(tmp_path, [*QUIET, *ATTACK], labels, site=site)
+    summary, evaluation = run(tmp_path, [*NO_ALERT, *ATTACK], labels, site=site)
     assert (evaluation.frauds, evaluation.ambiguous, evaluation.event_labels) == (10, 10, 10)
     assert {row["topic"] for row in rows_of(tmp_path, "frauds")} == {"shop"}
     assert summary.labels["verdicts"]["ambiguous"] == 10
@@ -191,7 +191,7 @@ def test_training_and_evaluation_assign_a_label_to_the_same_event(tmp_path: Path
     text = CONFIG.replace('inputs = ["shop"]', 'inputs = ["shop", "site", "verdicts"]').replace(
         "policy =", 'detectors = [{ kind = "label_risk", name = "risk" }]\npolicy ='
     )
-    rows = [*QUIET, *(payment(200 + i, w, 5.0) for i, w in enumerate(("b0", "late")))]
+    rows = [*NO_ALERT, *(payment(200 + i, w, 5.0) for i, w in enumerate(("b0", "late")))]
     late = [payment(0, "late", 1.0) | {"at": START_MS + 1_000}]
     run(tmp_path, rows, [fraud("e0", START_MS + 6_000_000)], text, site=late)
     by_id = {row["event_id"]: row for row in rows_of(tmp_path, "scores")}
@@ -202,7 +202,7 @@ def test_training_and_evaluation_assign_a_label_to_the_same_event(tmp_path: Path
 @pytest.mark.parametrize("end", ["x" * 130, "\u0007"], ids=["long", "unprintable"])
 def test_an_id_that_an_alert_may_not_show_keeps_its_alert(tmp_path: Path, end: str) -> None:
     """Alerts are found by position: an id too long, or not to be printed, loses none."""
-    rows = [row | {"id": row["id"] + end} for row in (*QUIET, *ATTACK)]
+    rows = [row | {"id": row["id"] + end} for row in (*NO_ALERT, *ATTACK)]
     _, evaluation = run(tmp_path, rows, [fraud(row["payment"] + end) for row in FRAUDS])
     assert (events_level(evaluation).alerted, events_level(evaluation).recall.value) == (7, 1.0)
 
@@ -213,7 +213,7 @@ def test_labels_by_entity_alone_are_evaluated(tmp_path: Path) -> None:
     labels = [fraud(None, account="a"), fraud(None, account="b1")]
     labels.append(fraud(None, START_MS + 2 * DAY_MS, "honest", account="b1"))
     next_day = payment(2_880, "a", 5.0)
-    summary, evaluation = run(tmp_path, [*QUIET, *ATTACK, next_day], labels)
+    summary, evaluation = run(tmp_path, [*NO_ALERT, *ATTACK, next_day], labels)
     assert (evaluation.labelled_entities, evaluation.frauds) == (1, 0)
     by_level = evaluation.views[0].levels
     assert (by_level["entities"].frauds, by_level["entities"].frauds_alerted) == (1, 1)
@@ -228,7 +228,7 @@ def test_a_label_of_an_honest_event_does_not_label_others(tmp_path: Path) -> Non
     """Beside labels of fraudulent entities, the label of one honest event does not label the other
     events: figures by event are absent, and those by entity come first."""
     labels = [fraud("e1", says="honest"), fraud(None, account="a")]
-    summary, evaluation = run(tmp_path, [*QUIET, *ATTACK], labels)
+    summary, evaluation = run(tmp_path, [*NO_ALERT, *ATTACK], labels)
     assert (evaluation.event_labels, evaluation.level) == (1, "entities")
     assert evaluation.views[0].levels["events"].precision.value is None
     assert evaluation.views[0].budget == []
@@ -239,7 +239,7 @@ def test_amounts_below_0_count_like_those_above(tmp_path: Path) -> None:
     """Refunds among the frauds make no share of the amount larger than one."""
     back = [payment(200 + i, f"r{i}", -5.0) for i in range(25)]
     labels = [fraud("e101"), *(fraud(row["id"]) for row in back)]
-    _, evaluation = run(tmp_path, [*QUIET, *ATTACK[:2], *back], labels)
+    _, evaluation = run(tmp_path, [*NO_ALERT, *ATTACK[:2], *back], labels)
     amount = evaluation.views[0].amount
     assert (amount.fraud, amount.caught, amount.missed) == (275.0, 150.0, 125.0)
     assert amount.caught_share.value == 150 / 275
@@ -248,7 +248,7 @@ def test_amounts_below_0_count_like_those_above(tmp_path: Path) -> None:
 def test_levels_without_labels_are_empty(tmp_path: Path) -> None:
     """Where labels name entities alone no figure goes by frauds among events, terminal and page tell
     those of entities and incidents, and `eddy top` and a comparison say why they have none."""
-    rows = [*QUIET, *ATTACK, payment(2_880, "a", 5.0)]
+    rows = [*NO_ALERT, *ATTACK, payment(2_880, "a", 5.0)]
     summary, evaluation = run(tmp_path, rows, [fraud(None, account="a"), fraud(None, account="b1")])
     view = evaluation.views[0]
     assert {name for name, one in view.levels.items() if one.precision.value is not None} == {
@@ -279,7 +279,7 @@ def test_levels_without_labels_are_empty(tmp_path: Path) -> None:
     assert compared.pairs[0].differences == []
 
 
-TWO_ATTACKS = [*QUIET, *ATTACK, *(payment(2_880 + 30 * i, "b1", 150.0) for i in range(3))]
+TWO_ATTACKS = [*NO_ALERT, *ATTACK, *(payment(2_880 + 30 * i, "b1", 150.0) for i in range(3))]
 """An incident on the first day, one an hour long on the third."""
 THIRD_DAY = TimeSplit(from_ms=START_MS + 2 * DAY_MS)
 
@@ -335,7 +335,7 @@ policy = { p_max = 1e-2, warm_up_events = 0, incident_gap = "1min", alerts_per_d
 def test_assess_is_evaluated_and_explained_like_monitors(tmp_path: Path) -> None:
     """What only assess alerts on, and what its budget holds back, is told of assess; it has a view,
     and its alerts are explained with its scores."""
-    rows = [*QUIET, payment(100, "a", 150.0), payment(101, "c", 150.0)]
+    rows = [*NO_ALERT, payment(100, "a", 150.0), payment(101, "c", 150.0)]
     _, evaluation = run(tmp_path, rows, [fraud("e100"), fraud("e101")], ASSESSED)
     assert [view.name for view in evaluation.views] == ["all", "spend", "assess"]
     of_assess = evaluation.views[2].levels["events"]
@@ -361,7 +361,7 @@ def test_assess_is_evaluated_and_explained_like_monitors(tmp_path: Path) -> None
 
 def test_a_day_without_events_is_none(tmp_path: Path) -> None:
     """One event in 1970 is one day more: it costs no memory, and the budget curve stays."""
-    rows = [{**payment(0, "b0", 5.0), "id": "first", "at": 1_000}, *QUIET, *ATTACK]
+    rows = [{**payment(0, "b0", 5.0), "id": "first", "at": 1_000}, *NO_ALERT, *ATTACK]
     _, evaluation = run(tmp_path, rows, FRAUDS)
     assert evaluation.days == 2
     assert [day.day for day in evaluation.views[0].days] == ["1970-01-01", "2026-03-02"]
@@ -370,7 +370,7 @@ def test_a_day_without_events_is_none(tmp_path: Path) -> None:
 
 def test_alerts_are_counted_by_their_own_time(tmp_path: Path) -> None:
     """An alert behind the span is not among those of a view, though its incident opened inside."""
-    rows = [*QUIET, *(payment(100 + i, "a", 150.0) for i in range(20))]
+    rows = [*NO_ALERT, *(payment(100 + i, "a", 150.0) for i in range(20))]
     split = TimeSplit(until_ms=START_MS + 104 * 60_000)
     summary, evaluation = run(tmp_path, rows, [fraud("e101")], split=split)
     view = evaluation.views[0]
@@ -384,7 +384,7 @@ def test_monitors_may_be_called_what_they_like(tmp_path: Path) -> None:
     name = "id"
     text = CONFIG.replace('name = "spend"', f'name = "{name}"')
     second = text[text.index("[[monitors]]") :].replace(f'"{name}"', '"spend"', 1)
-    _, evaluation = run(tmp_path, [*QUIET, *ATTACK], FRAUDS, text + second)
+    _, evaluation = run(tmp_path, [*NO_ALERT, *ATTACK], FRAUDS, text + second)
     assert [view.name for view in evaluation.views] == ["all", name, "spend"]
     assert {view.levels["events"].alerted for view in evaluation.views} == {7}
 
@@ -402,7 +402,7 @@ def test_a_verdict_is_known_from_its_first_label_on(tmp_path: Path) -> None:
     labels += [fraud("e2", at[2], "honest"), fraud("e2", at[3]), fraud("e2", at[4])]
     run(
         tmp_path,
-        [*QUIET, payment(9_000, "b1", 5.0)],
+        [*NO_ALERT, payment(9_000, "b1", 5.0)],
         sorted(labels, key=lambda one: one["known_at"]),
     )
     known = {row["event_id"]: row for row in rows_of(tmp_path, "labels")}
@@ -436,7 +436,7 @@ def test_outcomes_per_event_equal_the_policys_counts(tmp_path: Path, hop: bool, 
             "[assess]\n", "[assess]\npartitions = 2\n"
         )
     attacks = [payment(100 + i, f"a{i % 4}", 150.0) for i in range(40)]
-    summary, _ = run(tmp_path, [*QUIET, *attacks], FRAUDS, text)
+    summary, _ = run(tmp_path, [*NO_ALERT, *attacks], FRAUDS, text)
     scores = {tuple(row[k] for k in PLACE): row for row in rows_of(tmp_path, "scores")}
     assert len(scores) == 140
     for scorer in ("spend", "assess"):

@@ -35,7 +35,7 @@ def findings(parts: list[MonitorOutput]) -> Arrays:
             "raw": w.tail_output.surprise,
             "centre": w.tail_output.centre,
             "calibrated": w.calibrated.p,
-            "without": w.calibrated.without,
+            "without": w.calibrated.counterfactual_p,
             "order": w.calibrated.order,
             "p": w.p,
             "activity": w.policy_outcome.activity,
@@ -241,18 +241,20 @@ def test_too_late_events_are_scored_but_not_learned() -> None:
     events = batch(3, EVENTS, entities=5)
     monitor = Monitor(MONITORS["whole"], KEY)
     run(monitor, events, [])
-    of_late = np.zeros(monitor.calibration_at, np.bool_)
+    of_late = np.zeros(monitor.calibration_first_word, np.bool_)
     for memory, kind in zip(monitor.memories, monitor.kinds, strict=True):
         if kind.name == "count":
-            of_late[memory.at + counting.WORDS : memory.at + counting.COUNT_WORDS] = True
-    before = monitor.words[:, : monitor.calibration_at].copy()
+            of_late[
+                memory.first_word + counting.WORDS : memory.first_word + counting.COUNT_WORDS
+            ] = True
+    before = monitor.words[:, : monitor.calibration_first_word].copy()
     shared = [own.copy() for own in monitor.shared]
     late = events.slice(EVENTS - 1, EVENTS).take(np.zeros(1, np.int64))
     late.time_ms[0] -= 3_601_000
     found = monitor.process(late)
     assert not found.admitted.learn.any()
     assert 0.0 < found.p[0] <= 1.0
-    after = monitor.words[:, : monitor.calibration_at].copy()
+    after = monitor.words[:, : monitor.calibration_first_word].copy()
     assert same(after[:, ~of_late], before[:, ~of_late])
     assert not same(after, before)
     assert all(same(one, other) for one, other in zip(monitor.shared, shared, strict=True))

@@ -21,7 +21,7 @@ from detectors.fusion.model_state import (
     SAMPLE,
     SURPRISED,
 )
-from detectors.scoring.policy import HELD_BACK, OPENED, QUIET, SUPPRESSED, SUPPRESSED_COUNT
+from detectors.scoring.policy import HELD_BACK, NO_ALERT, OPENED, SUPPRESSED, SUPPRESSED_COUNT
 from schemas.columns import F64, Bools
 from schemas.labels import FRAUD
 from tests.pipeline import report_stream
@@ -313,12 +313,12 @@ def test_an_event_with_several_reports_is_counted_once() -> None:
     )
     none = np.empty((len(rows), 0))
     said = of.process(it.reports.events, "account", it.monitor, it.p, none)
-    assert said.policy_outcome.activity.tolist() == [OPENED, QUIET, SUPPRESSED, SUPPRESSED]
+    assert said.policy_outcome.activity.tolist() == [OPENED, NO_ALERT, SUPPRESSED, SUPPRESSED]
     assert of.policy.counts()["alerts_suppressed"] == 1
     assert of.words[0, SUPPRESSED_COUNT] == 1.0
     poor = structs.replace(report_stream.FREQUENT_ALERTS, alerts_per_day=1)
     of = Assessment(poor, report_stream.KEY, 2, 100, 160, 1, report_stream.LIMIT)
     it.reports.events.text["account"] = pa.array(["x", "x", "y", "y"])
     said = of.process(it.reports.events, "account", it.monitor, it.p, none)
-    assert said.policy_outcome.activity.tolist() == [OPENED, QUIET, HELD_BACK, HELD_BACK]
+    assert said.policy_outcome.activity.tolist() == [OPENED, NO_ALERT, HELD_BACK, HELD_BACK]
     assert of.policy.counts()["alerts_held_back"] == 1

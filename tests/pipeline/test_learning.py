@@ -111,7 +111,7 @@ def run(of: Assessment, until: int, cuts: list[int], start: int = 0) -> Arrays:
         "activity": np.concatenate([part.policy_outcome.activity for part in parts]),
         "written": np.concatenate([part.p_of_all for part in parts]),
         "order": np.concatenate([part.order for part in parts], axis=1),
-        "without": np.concatenate([part.without for part in parts], axis=1),
+        "without": np.concatenate([part.counterfactual_p for part in parts], axis=1),
     }
 
 

@@ -65,7 +65,7 @@ class ScoredPayments(NamedTuple):
     detector → float64[alphas], its own P(p < α)/α."""
 
     p: F64
-    seen: I64
+    earlier_events: I64
     rates: dict[str, F64]
 
 
@@ -119,7 +119,7 @@ def run_monitor(payments: Payments, window: int) -> ScoredPayments:
         part = payments.slice(start, min(start + BATCH, len(payments)))
         watched = monitor.process(part.batch(FIELDS))
         p[start : start + BATCH] = watched.p
-        seen[start : start + BATCH] = watched.admitted.seen
+        seen[start : start + BATCH] = watched.admitted.earlier_events
         if start >= window:
             own = watched.calibrated.p
             reports += (~np.isnan(own)).sum(axis=1)

@@ -1,15 +1,15 @@
 """Tail: how improbable is a feature's value, given the entity's own history and its cohort's?
 
 A value is scored as y = ln(value + shift), or its square root, with a normal–inverse-gamma model
-whose prior is learned from the cohort (empirical Bayes): a new entity is scored from its first
-event by its peers, and a known one by itself. With n, m, S the entity's decayed count, mean and
+whose prior is learned from the cohort (empirical Bayes): a new entity is compared with its peers
+from its first event on, and one with history with itself. With n, m, S the entity's decayed count, mean and
 sum of squared deviations, and prior (m₀, κ₀, a₀, b₀), the posterior predictive is Student's t
 (K. Murphy, "Conjugate Bayesian analysis of the Gaussian distribution", 2007, eqs. 86–89 and 110):
 
     κ = κ₀ + n   μ = (κ₀m₀ + n m)/κ   a = a₀ + n/2   b = b₀ + S/2 + κ₀ n (m - m₀)²/(2κ)
     y ~ t(df = 2a, location = μ, scale² = b(κ + 1)/(aκ))
 
-The cohort is everybody, or the entities with one value of a field (`detectors.cohorts`) once their
+The cohort is all entities, or those with one value of a field (`detectors.cohorts`) once their
 weight is `COHORT_TRUSTED`. Its moments are decayed by count: σ², the mean squared step from an
 entity's own mean, times n/(n + 1); T, the variance around m₀ with weight 1/(1 + n) an event, so
 that busy entities do not dominate. Then κ₀ = σ²/(T - σ²) (σ² has T for `COHORT_EVENTS_MIN` steps as
@@ -32,16 +32,17 @@ occurrence added), s = `PRIOR_EVENTS`; a 0 has p = 1, a 1 has p = P(1).
 Departures from the models: the tail of t is Wallace's normal approximation (D. L. Wallace, Ann.
 Math. Stat. 1959; here within 25 % of the exact tail down to 1e-4 for df ≥ 4, within a factor 2 at
 1e-6). A rate's p is half of P(C ≥ c) above its mean, and below it a straight line from one half to
-1 at c = 0: no crowd at any p, since calibration follows.
+1 at c = 0: no value of p is shared by many events, as
+calibration needs.
 
-Learning is protected (`detectors.numeric.protection`). A value more than `WINSOR_Z` deviations away
-is learned as one just so far, and is strange when its two-sided p is below `WINSOR_P`; a share's 1
-is learned as p/`WINSOR_P`; a rate at most as `RATE_WINSOR_SD` deviations above its mean. (Not more:
-an attacker's first events are all there is of it, and each adds to the count. Not fewer: with one
-deviation an honest entity thirty times as busy as its peers stays strange for hundreds of events.)
+Learning is protected (`detectors.numeric.protection`). Values are winsorised before they are learned:
+a normal value at `WINSOR_Z` deviations, a share's 1 at p/`WINSOR_P`, a rate at `RATE_WINSOR_SD`
+deviations above its mean. (With more, an attacker without history raises its own rate fast. With one,
+an honest entity thirty times as busy as its peers stays strange for hundreds of events.) A value is
+strange when its two-sided p is below `WINSOR_P`.
 An entity may learn `TOKENS_PER_HOUR` strange events an hour and a share `TOKENS_PER_EVENT` of all,
 saved up to `TOKENS_MAX`; further ones are scored and not learned. So a burst of any length stays
-strange, and a lasting change is ordinary within `MEMORY_EVENTS` events. A cohort, in which one
+strange, and a lasting change is not surprising after `MEMORY_EVENTS` events. A cohort, in which one
 entity weighs little, learns a rate up to `COHORT_SD` of its own deviations above its mean.
 
 An entity remembers about `MEMORY_EVENTS` events, fewer where `half_life` of its own time decays

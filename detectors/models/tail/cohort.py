@@ -1,4 +1,4 @@
-"""What a cohort learns from its entities' events, and when it is believed."""
+"""Learning of a cohort from its entities' events, and the choice of the prior."""
 
 from math import isnan, sqrt
 from typing import Final
@@ -25,32 +25,32 @@ from detectors.numeric.protection import MODEL_WRONG_SHARE, update_share
 from schemas.columns import F64
 
 COHORT_TRUSTED: Final = 200.0
-"""Weight, nearly the number of entities, from which on a cohort's own words are used; before, those
-of everybody."""
+"""Weight, nearly the number of entities, from which on a cohort's own moments are the prior; below it,
+those of all entities are."""
 COHORT_SD: Final = 5.0
-"""A cohort learns a rate at most as so many of its standard deviations above its mean."""
+"""A cohort winsorises a rate at this many of its standard deviations above its mean."""
 COHORT_MEMORY: Final = 20_000.0
 """Events after which a cohort's moments have decayed."""
 
 
 @kernel
-def choose_prior(everybody: F64, own: F64, prior: F64) -> None:
-    """The words of a cohort in the lanes where it is trusted, else everybody's, into `prior`."""
+def choose_prior(all_entities: F64, cohort: F64, prior: F64) -> None:
+    """Write a cohort's words into `prior` in the lanes where it is trusted, else all entities' words."""
     for word in range(0, COHORT_WORDS, LANES):
         for k in range(LANES):
-            trusted = own[MEAN_WEIGHT + k] >= COHORT_TRUSTED
-            prior[word + k] = own[word + k] if trusted else everybody[word + k]
+            trusted = cohort[MEAN_WEIGHT + k] >= COHORT_TRUSTED
+            prior[word + k] = cohort[word + k] if trusted else all_entities[word + k]
 
 
 @kernel
-def update_strange_share(everybody: F64, lanes: F64, learn: bool) -> None:
-    """Follow the share of strange values in each lane. Where it is large the model is wrong, and no
-    value counts as strange."""
+def update_strange_share(all_entities: F64, lanes: F64, learn: bool) -> None:
+    """Update the share of strange values in each lane. Where it is large the model is wrong: no value
+    of the lane is then strange."""
     for k in range(LANES):
-        before = everybody[STRANGE_SHARE + k]
+        before = all_entities[STRANGE_SHARE + k]
         after = update_share(before, lanes[IS_STRANGE + k] > 0.0)
         share = after if learn and not isnan(lanes[VALUE + k]) else before
-        everybody[STRANGE_SHARE + k] = share
+        all_entities[STRANGE_SHARE + k] = share
         lanes[IS_STRANGE + k] = lanes[IS_STRANGE + k] if share < MODEL_WRONG_SHARE else 0.0
 
 
@@ -69,8 +69,8 @@ def learn_cohort(family: int, cohort: F64, lanes: F64) -> None:
     elif family == RATE:
         for k in range(LANES):
             deviation = sqrt(max(cohort[TOTAL_VARIANCE + k], cohort[MEAN + k]))
-            most = cohort[MEAN + k] + COHORT_SD * deviation + 1.0
-            lanes[LEARNED + k] = min(lanes[VALUE + k], most)
+            maximum = cohort[MEAN + k] + COHORT_SD * deviation + 1.0
+            lanes[LEARNED + k] = min(lanes[VALUE + k], maximum)
     for k in range(LANES):
         learned = lanes[WEIGHT + k] > 0.0
         weight = min(cohort[MEAN_WEIGHT + k] + lanes[WEIGHT + k], COHORT_MEMORY)

@@ -14,14 +14,14 @@ from detectors.spec import DetectorSpec, Duration
 from schemas.columns import F64, I64, Bools
 
 NORMAL, SHARE, RANGE, RATE = range(4)
-"""Families of features, each with a model of its own."""
+"""Families of features; each family has its own model."""
 HIGH, LOW, BOTH = range(3)
 """Sides of a distribution on which a value surprises."""
 
 COHORT_EVENTS_MIN: Final = 20.0
 """Weight of a cohort below which nothing is scored."""
 MEMORY_EVENTS: Final = 200.0
-"""Events that an entity remembers, about."""
+"""Approximate number of events that an entity remembers."""
 SURPRISE_MAX: Final = -log(P_MIN)
 LN_2: Final = log(2.0)
 WINSOR_P: Final = 0.01
@@ -126,7 +126,7 @@ def tail_layout(
     blocks: list[int] = []
     side_by_lane: list[int] = []
     for family in (NORMAL, RATE, SHARE):
-        members = [j for j, one in enumerate(families) if one == family]
+        members = [j for j, member_family in enumerate(families) if member_family == family]
         for k, j in enumerate(members):
             slot[j] = BLOCK_LANES * (len(blocks) + k // LANES) + k % LANES
         count = -(-len(members) // LANES)

@@ -69,11 +69,11 @@ def _surprise(z: float, side: int) -> float:
 
 
 @kernel
-def score_normals(own: F64, prior: F64, sides: I64, lanes: F64) -> bool:
+def score_normals(entity: F64, prior: F64, sides: I64, lanes: F64) -> bool:
     """Score each lane's y and winsorise it for learning; whether any is strange."""
     for k in range(LANES):
         y = lanes[VALUE + k] if prior[MEAN_WEIGHT + k] >= COHORT_EVENTS_MIN else np.nan
-        n = own[COUNT + k]
+        n = entity[COUNT + k]
         m0 = prior[MEAN + k]
         total = max(prior[TOTAL_VARIANCE + k], VARIANCE_MIN)
         steps = prior[WITHIN_WEIGHT + k]
@@ -81,9 +81,9 @@ def score_normals(own: F64, prior: F64, sides: I64, lanes: F64) -> bool:
         within = max(within / (steps + COHORT_EVENTS_MIN), VARIANCE_MIN)
         k0 = within / max(total - within, 0.01 * total)
         part = 1.0 / (k0 + n)
-        offset = own[OWN_MEAN + k] - m0
+        offset = entity[OWN_MEAN + k] - m0
         mu = m0 + n * part * offset
-        b = PRIOR_SHAPE * within + 0.5 * max(own[SQUARES + k], n * VARIANCE_MIN)
+        b = PRIOR_SHAPE * within + 0.5 * max(entity[SQUARES + k], n * VARIANCE_MIN)
         b += 0.5 * k0 * n * part * offset * offset
         df = 2.0 * PRIOR_SHAPE + n
         per_df = 1.0 / df
@@ -91,14 +91,16 @@ def score_normals(own: F64, prior: F64, sides: I64, lanes: F64) -> bool:
         deviation = y - mu
         scale = sqrt(variance)
         z = normal_of_t(deviation * deviation / variance, df)
-        from_peers = y - m0
+        from_cohort_mean = y - m0
         present = not isnan(y)
         lanes[SURPRISE + k] = z if deviation >= 0.0 else -z
         lanes[CENTRE + k] = mu if present else np.nan
         # Cornish-Fisher's expansion of the quantile of t.
         spread = scale * (EXPECTED_Z + (3.73 + 5.7 * per_df) * per_df)
         lanes[SPREAD + k] = spread if present else np.nan
-        lanes[SCALED + k] = 0.5 + 0.5 * from_peers / sqrt(18.0 * total + from_peers * from_peers)
+        lanes[SCALED + k] = 0.5 + 0.5 * from_cohort_mean / sqrt(
+            18.0 * total + from_cohort_mean * from_cohort_mean
+        )
         lanes[LEARNED + k] = lanes[VALUE + k]
         lanes[IS_STRANGE + k] = 0.0
         lanes[SCALE + k] = scale
@@ -120,18 +122,20 @@ def score_normals(own: F64, prior: F64, sides: I64, lanes: F64) -> bool:
 
 
 @kernel
-def learn_normals(own: F64, lanes: F64, paid: bool) -> None:
+def learn_normals(entity: F64, lanes: F64, paid: bool) -> None:
     """One more value of the entity in each lane (B. P. Welford, 1962)."""
     for k in range(LANES):
         y = lanes[LEARNED + k]
         learned = not isnan(y) and (paid or lanes[IS_STRANGE + k] == 0.0)
-        n = own[COUNT + k]
+        n = entity[COUNT + k]
         part = 1.0 / (n + 1.0)
-        keep = min(1.0, MEMORY_EVENTS * part)
-        gain = y - own[OWN_MEAN + k]
+        decay_factor = min(1.0, MEMORY_EVENTS * part)
+        gain = y - entity[OWN_MEAN + k]
         square = gain * gain * n * part
-        own[COUNT + k] = keep * (n + 1.0) if learned else n
-        own[OWN_MEAN + k] += gain * part if learned else 0.0
-        own[SQUARES + k] = keep * (own[SQUARES + k] + square) if learned else own[SQUARES + k]
+        entity[COUNT + k] = decay_factor * (n + 1.0) if learned else n
+        entity[OWN_MEAN + k] += gain * part if learned else 0.0
+        entity[SQUARES + k] = (
+            decay_factor * (entity[SQUARES + k] + square) if learned else entity[SQUARES + k]
+        )
         lanes[WEIGHT + k] = part if learned else 0.0
         lanes[STEP_SQUARED + k] = square if n > 0.5 else -1.0

@@ -35,31 +35,31 @@ from schemas.columns import F64
 POISSON_FACTOR: Final = 2.0
 """A decayed count at a steady rate, times this, is nearly Poisson."""
 SHAPE_MAX: Final = 10
-"""Largest α: no rate is known better, since it changes with the hour."""
+"""Largest α: an entity's rate changes with the hour, so it is never known more exactly."""
 RATE_MIN: Final = 1e-4
 RATE_WINSOR_SD: Final = 2.0
 EXPECTED_SD: Final = 3.0  # of a rate, whose distribution is skewed
 
 
 @kernel
-def score_rates(own: F64, prior: F64, lanes: F64) -> bool:
+def score_rates(entity: F64, prior: F64, lanes: F64) -> bool:
     """Score each lane's decayed count and winsorise it for learning; whether any is strange."""
     for k in range(LANES):
         count = lanes[VALUE + k] if prior[MEAN_WEIGHT + k] >= COHORT_EVENTS_MIN else np.nan
         peer_mean = max(prior[MEAN + k], RATE_MIN)
-        over = max(
+        excess_variance = max(
             prior[TOTAL_VARIANCE + k] - peer_mean / POISSON_FACTOR, 0.01 * peer_mean * peer_mean
         )
-        shape = peer_mean * peer_mean / over
-        seen = POISSON_FACTOR * own[SQUARES + k]
-        mean = (shape + seen) / (shape / peer_mean + POISSON_FACTOR * own[COUNT + k])
-        shape = min(shape + seen, SHAPE_MAX)
+        shape = peer_mean * peer_mean / excess_variance
+        entity_events = POISSON_FACTOR * entity[SQUARES + k]
+        mean = (shape + entity_events) / (shape / peer_mean + POISSON_FACTOR * entity[COUNT + k])
+        shape = min(shape + entity_events, SHAPE_MAX)
         x = mean / (mean + shape / POISSON_FACTOR)
-        below = count <= mean
+        below_mean = count <= mean
         a = POISSON_FACTOR * count
-        log_tail = ln(1.0 - 0.5 * count / mean if below else _negative_binomial_sum(x, a))
+        log_tail = ln(1.0 - 0.5 * count / mean if below_mean else _negative_binomial_sum(x, a))
         log_p = a * ln(x) + log_tail
-        surprise = -log_tail if below else LN_2 - min(log_p, 0.0)
+        surprise = -log_tail if below_mean else LN_2 - min(log_p, 0.0)
         deviation = sqrt(mean / POISSON_FACTOR + mean * mean / shape)
         present = not isnan(count)
         lanes[SURPRISE + k] = min(surprise, SURPRISE_MAX) if present else np.nan
@@ -67,8 +67,8 @@ def score_rates(own: F64, prior: F64, lanes: F64) -> bool:
         lanes[CENTRE + k] = mean if present else np.nan
         lanes[SPREAD + k] = EXPECTED_SD * deviation if present else np.nan
         lanes[SCALED + k] = count / (count + peer_mean + 0.5)
-        most = mean + RATE_WINSOR_SD * deviation if present else lanes[VALUE + k]
-        lanes[LEARNED + k] = min(lanes[VALUE + k], most)
+        maximum = mean + RATE_WINSOR_SD * deviation if present else lanes[VALUE + k]
+        lanes[LEARNED + k] = min(lanes[VALUE + k], maximum)
         lanes[SCALE + k] = x
         lanes[DEGREES + k] = shape
     strange = False

@@ -49,7 +49,7 @@ from schemas.columns import F64, I64
 @kernel
 def score(
     words: F64,
-    at: int,
+    first_word: int,
     admitted: AdmittedEvents,
     values: F64,
     layout: TailLayout,
@@ -60,23 +60,23 @@ def score(
 ) -> None:
     """Score, then learn, each event in order.
 
-    words: the entities' rows, of which the tails own `words_per_entity` words from `at` on. values:
+    words: the entities' rows, in which the tails own `words_per_entity` words from `first_word` on. values:
     float64[features, n], natural units. cohort: float64[cohorts, blocks, COHORT_WORDS], everybody's
     first. cohort_of: int64[n], each event's cohort.
     """
     size = ENTITY_WORDS + BLOCK_WORDS * len(layout.blocks)
     for i in range(len(admitted.row)):
         if i + 1 < len(admitted.row):
-            prefetch_words(words, admitted.row[i + 1], at, size)
-        state = words[admitted.row[i], at : at + size]
+            prefetch_words(words, admitted.row[i + 1], first_word, size)
+        state = words[admitted.row[i], first_word : first_word + size]
         learn = admitted.learn[i]
         if admitted.fresh[i]:
             state[:] = 0.0
             state[LAST_MS] = admitted.time_ms[i]
             state[TOKENS] = TOKENS_MAX
-        keep = _advance_time(state, admitted.time_ms[i], half_life_ms, learn)
+        decay_factor = _advance_time(state, admitted.time_ms[i], half_life_ms, learn)
         _read_values(values, i, layout, out)
-        strange = _score_blocks(state, layout, keep, cohort, cohort_of[i], learn)
+        strange = _score_blocks(state, layout, decay_factor, cohort, cohort_of[i], learn)
         if strange:
             strange = _any_strange(layout.lanes, -1.0)
         paid = strange and learn and state[TOKENS] >= 1.0
@@ -91,54 +91,56 @@ def score(
 
 @kernel
 def _score_blocks(
-    state: F64, layout: TailLayout, keep: float, cohort: F64, number: int, learn: bool
+    state: F64, layout: TailLayout, decay_factor: float, cohort: F64, cohort_index: int, learn: bool
 ) -> bool:
-    """Score every block of an event of the cohort with that number; whether a value is strange."""
+    """Score every block of an event; whether a value is strange. cohort_index: the event's cohort."""
     strange = False
     for b in range(len(layout.blocks)):
-        own = state[ENTITY_WORDS + BLOCK_WORDS * b : ENTITY_WORDS + BLOCK_WORDS * (b + 1)]
+        entity = state[ENTITY_WORDS + BLOCK_WORDS * b : ENTITY_WORDS + BLOCK_WORDS * (b + 1)]
         lanes = layout.lanes[BLOCK_LANES * b : BLOCK_LANES * (b + 1)]
         prior = cohort[0, b]
-        if number > 0:
-            choose_prior(prior, cohort[number, b], layout.prior)
+        if cohort_index > 0:
+            choose_prior(prior, cohort[cohort_index, b], layout.prior)
             prior = layout.prior
         if learn:
-            _decay(own, keep)
+            _decay(entity, decay_factor)
         if layout.blocks[b] == NORMAL:
-            strange |= score_normals(own, prior, layout.sides[b], lanes)
+            strange |= score_normals(entity, prior, layout.sides[b], lanes)
         elif layout.blocks[b] == RATE:
-            strange |= score_rates(own, prior, lanes)
+            strange |= score_rates(entity, prior, lanes)
         else:
-            strange |= score_shares(own, prior, lanes)
+            strange |= score_shares(entity, prior, lanes)
         update_strange_share(cohort[0, b], lanes, learn)
     return strange
 
 
 @kernel
-def _learn_blocks(state: F64, layout: TailLayout, paid: bool, cohort: F64, number: int) -> None:
+def _learn_blocks(
+    state: F64, layout: TailLayout, paid: bool, cohort: F64, cohort_index: int
+) -> None:
     """Learn every block of an event, in the entity's words and in its cohort's."""
     for b in range(len(layout.blocks)):
-        own = state[ENTITY_WORDS + BLOCK_WORDS * b : ENTITY_WORDS + BLOCK_WORDS * (b + 1)]
+        entity = state[ENTITY_WORDS + BLOCK_WORDS * b : ENTITY_WORDS + BLOCK_WORDS * (b + 1)]
         lanes = layout.lanes[BLOCK_LANES * b : BLOCK_LANES * (b + 1)]
         if layout.blocks[b] == NORMAL:
-            learn_normals(own, lanes, paid)
+            learn_normals(entity, lanes, paid)
         else:
-            _learn_sums(own, lanes, paid)
+            _learn_sums(entity, lanes, paid)
         learn_cohort(layout.blocks[b], cohort[0, b], lanes)
-        if number > 0:
-            learn_cohort(layout.blocks[b], cohort[number, b], lanes)
+        if cohort_index > 0:
+            learn_cohort(layout.blocks[b], cohort[cohort_index, b], lanes)
 
 
 @kernel
 def _advance_time(state: F64, time_ms: float, half_life_ms: float, learn: bool) -> float:
-    """The factor by which the entity's counts decay since its last event; it earns tokens, too."""
-    since_ms = time_ms - state[LAST_MS]
+    """Return the decay of the entity's counts since its last event, and add the tokens earned since."""
+    elapsed_ms = time_ms - state[LAST_MS]
     if learn:
         state[LAST_MS] = time_ms
         state[TOKENS] = earn_tokens(
-            state[TOKENS], since_ms, TOKENS_PER_EVENT, TOKENS_PER_HOUR, TOKENS_MAX
+            state[TOKENS], elapsed_ms, TOKENS_PER_EVENT, TOKENS_PER_HOUR, TOKENS_MAX
         )
-    return exp(-LN2 * since_ms / half_life_ms) if since_ms > 0.0 else 1.0
+    return exp(-LN2 * elapsed_ms / half_life_ms) if elapsed_ms > 0.0 else 1.0
 
 
 @kernel
@@ -171,10 +173,10 @@ def _write_output(layout: TailLayout, i: int, out: TailOutput) -> None:
 
 
 @kernel
-def _decay(own: F64, keep: float) -> None:
+def _decay(entity: F64, decay_factor: float) -> None:
     for k in range(LANES):
-        own[COUNT + k] *= keep
-        own[SQUARES + k] *= keep
+        entity[COUNT + k] *= decay_factor
+        entity[SQUARES + k] *= decay_factor
 
 
 @kernel
@@ -188,14 +190,16 @@ def _any_strange(lanes: F64, surprise: float) -> bool:
 
 
 @kernel
-def _learn_sums(own: F64, lanes: F64, paid: bool) -> None:
+def _learn_sums(entity: F64, lanes: F64, paid: bool) -> None:
     """Learn the count, or the trial, of each lane; SQUARES holds their sum."""
     for k in range(LANES):
         value = lanes[LEARNED + k]
         learned = not isnan(value) and (paid or lanes[IS_STRANGE + k] == 0.0)
-        n = own[COUNT + k]
-        part = 1.0 / (n + 1.0)
-        keep = min(1.0, MEMORY_EVENTS * part)
-        own[COUNT + k] = keep * (n + 1.0) if learned else n
-        own[SQUARES + k] = keep * (own[SQUARES + k] + value) if learned else own[SQUARES + k]
-        lanes[WEIGHT + k] = part if learned else 0.0
+        n = entity[COUNT + k]
+        step_size = 1.0 / (n + 1.0)
+        decay_factor = min(1.0, MEMORY_EVENTS * step_size)
+        entity[COUNT + k] = decay_factor * (n + 1.0) if learned else n
+        entity[SQUARES + k] = (
+            decay_factor * (entity[SQUARES + k] + value) if learned else entity[SQUARES + k]
+        )
+        lanes[WEIGHT + k] = step_size if learned else 0.0

@@ -25,11 +25,11 @@ from detectors.numeric.kernels import kernel
 from schemas.columns import F64
 
 PRIOR_EVENTS: Final = 5.0
-"""Trials that the cohort's share counts for."""
+"""Weight of the cohort's share as a prior, in trials."""
 
 
 @kernel
-def score_shares(own: F64, prior: F64, lanes: F64) -> bool:
+def score_shares(entity: F64, prior: F64, lanes: F64) -> bool:
     """Score each lane's trial and winsorise it for learning; whether any is strange."""
     strange = False
     for k in range(LANES):
@@ -45,8 +45,8 @@ def score_shares(own: F64, prior: F64, lanes: F64) -> bool:
             continue
         # Half an occurrence is added: a value that a cohort never had is rare, not impossible.
         rate = (prior[MEAN + k] * weight + 0.5) / (weight + 1.0)
-        expected = PRIOR_EVENTS * rate + own[SQUARES + k]
-        expected /= PRIOR_EVENTS + own[COUNT + k]
+        expected = PRIOR_EVENTS * rate + entity[SQUARES + k]
+        expected /= PRIOR_EVENTS + entity[COUNT + k]
         lanes[SURPRISE + k] = -log(expected) if value > 0.0 else 0.0
         lanes[CENTRE + k] = expected
         lanes[SPREAD + k] = 0.0

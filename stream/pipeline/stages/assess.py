@@ -20,7 +20,7 @@ from detectors.fusion.event_memory import DISTINCT_EVENTS, SAMPLED_EVENTS
 from detectors.monitor import MonitorSpec
 from detectors.numeric.hashing import pseudonym
 from detectors.scoring import explain
-from detectors.scoring.policy import HELD_BACK, OPENED, QUIET, SUPPRESSED, UPDATED
+from detectors.scoring.policy import HELD_BACK, NO_ALERT, OPENED, SUPPRESSED, UPDATED
 from detectors.state import Arrays, add_prefix, select_prefix
 from schemas.alerts import Alert, Contribution
 from schemas.codecs.reports import ReportCodec
@@ -55,7 +55,7 @@ class AssessOutput(StageOutput):
     activity: U8
 
 
-ACTIVITY_RANK: Final = np.array([QUIET, HELD_BACK, SUPPRESSED, UPDATED, OPENED], np.uint8)
+ACTIVITY_RANK: Final = np.array([NO_ALERT, HELD_BACK, SUPPRESSED, UPDATED, OPENED], np.uint8)
 """From lowest to highest rank: an event's activity is the highest-ranking one among its rows."""
 
 
@@ -185,7 +185,7 @@ class Assess(Stage):
             window_s=0,
             contributions=shown,
             counterfactual=explain.counterfactual(
-                i, self.names, assessed.order, assessed.without, threshold
+                i, self.names, assessed.order, assessed.counterfactual_p, threshold
             ),
         )
         entity_pseudonym = pseudonym(assessed.keys[i])

@@ -202,8 +202,8 @@ class Watch(Stage):
         if watched.rule[i] < 0:
             features, trees = self.spec.features, watched.trees
             shown = explain.contributions(i, names, features, values, calibrated, trees)
-            order, without = calibrated.order, calibrated.without
-            return shown, explain.counterfactual(i, names, order, without, threshold)
+            order, counterfactual_p = calibrated.order, calibrated.counterfactual_p
+            return shown, explain.counterfactual(i, names, order, counterfactual_p, threshold)
         rule = self.spec.rules[int(watched.rule[i])]
         enough = len(self.spec.rules) == 1 and not calibrated.combined[i] <= threshold
         instead = [next(iter(rule.at_least))] if enough else None
