@@ -281,50 +281,51 @@ def _evaluate(learner: LearnerState, slot: int, fraud: bool) -> None:
 
 @kernel
 def _reevaluate(learner: LearnerState, slot: int, fraud: bool) -> None:
-    """Replace the log losses on an earlier label by those on its correction, at the weight that is left:
-    the losses of log odds v under the two verdicts differ by v."""
+    """Replace the log losses of an earlier label by those of its correction, at their remaining weight.
+    The losses of log odds v under the two verdicts differ by v."""
     sums = learner.sums
-    more = _remaining_weight(learner, learner.memory.labelled_day[slot])
+    change = _remaining_weight(learner, learner.memory.labelled_day[slot])
     if not fraud:
-        more = -more
+        change = -change
     for model in range(LOGISTIC, BOOSTED + 1):
-        beyond = learner.memory.excess_log_odds[slot, model - LOGISTIC]
-        if not isnan(beyond):
-            sums.excess_loss[model] -= more * beyond
-            sums.frauds[model] = max(sums.frauds[model] + more, 0.0)
+        excess = learner.memory.excess_log_odds[slot, model - LOGISTIC]
+        if not isnan(excess):
+            sums.excess_loss[model] -= change * excess
+            sums.frauds[model] = max(sums.frauds[model] + change, 0.0)
 
 
 @kernel
 def _remaining_weight(learner: LearnerState, day: int) -> float:
-    """The remaining weight of something that was counted on that day. An event counts as of its own
-    day, however late its label, and a loss as of the first label's, so that exactly what was added
-    is taken back."""
+    """The decayed weight of a count that was added on that day. An honest event is counted on its own
+    day, a log loss on the day of the first label, so that a correction subtracts exactly what was
+    added."""
     return decayed(1.0, float(max(learner.sums.status[DAY] - day, 0)), HALF_LIFE_DAYS)
 
 
 @kernel
-def _count_not_fraud(learner: LearnerState, slot: int, more: float) -> None:
-    """Count an event that is not known to be fraud, or take it back. An event that surprised no
-    monitor is of the sample."""
+def _count_not_fraud(learner: LearnerState, slot: int, sign: float) -> None:
+    """Add an event to `not_fraud` (sign 1), or subtract it (sign -1). An event that surprised no monitor
+    is in memory because it was sampled, so it counts `SAMPLE` times."""
     any_surprised = learner.memory.surprised[slot].sum() > 0.0
     k, size = (SURPRISED, 1.0) if any_surprised else (NOT_SURPRISED, float(SAMPLE))
     weight = _remaining_weight(learner, learner.memory.day[slot])
-    learner.sums.not_fraud[k] = max(learner.sums.not_fraud[k] + more * size * weight, 0.0)
+    learner.sums.not_fraud[k] = max(learner.sums.not_fraud[k] + sign * size * weight, 0.0)
 
 
 @kernel
-def count_honest(learner: LearnerState, slot: int, more: float, highest: F64) -> None:
-    """Count an honest event that surprised a monitor in the bin of each model's highest log odds, or
-    take it back. highest: float64[3], log odds by model."""
+def count_honest(learner: LearnerState, slot: int, sign: float, highest: F64) -> None:
+    """Add an honest event that surprised a monitor to the bin of each model's highest log odds (sign 1),
+    or subtract it from the bin where it was counted (sign -1). highest: float64[3], log odds by
+    model."""
     counted_bin = learner.memory.counted_bin[slot]
     any_surprised = learner.memory.surprised[slot].sum() > 0.0
     weight = _remaining_weight(learner, learner.memory.day[slot])
     for model in range(LOGISTIC, BOOSTED + 1):
         b = int(counted_bin[model])
-        if more > 0.0 and any_surprised and not isnan(highest[model]):
+        if sign > 0.0 and any_surprised and not isnan(highest[model]):
             b = _bin(highest[model])
         if b != NOT_COUNTED:
             learner.sums.honest_bins[model, b] = max(
-                learner.sums.honest_bins[model, b] + more * weight, 0.0
+                learner.sums.honest_bins[model, b] + sign * weight, 0.0
             )
-        counted_bin[model] = b if more > 0.0 else NOT_COUNTED
+        counted_bin[model] = b if sign > 0.0 else NOT_COUNTED

@@ -2,21 +2,21 @@
 
 Labels (verdict "fraud" or "honest"; others are ignored) come through the log like all events. Each
 adds one to its key's decayed frauds f or honest events h; the key is the value of `field` (by
-default the monitor's entity). Beta–binomial, with the cohort's share m as prior (the compound
+default the monitor's entity). Beta–binomial, with the overall share m as prior (the compound
 sampling model of J. G. Skellam, 1948):
 
     share ~ Beta(K m + f, K (1 - m) + h)                        K = `PRIOR_LABELS`
-    m = (F + P S)/(max(F + H, N) + P)                     P = `COHORT_PRIOR`, S = `PRIOR_SHARE`
+    m = (F + P S)/(max(F + H, N) + P)                     P = `PRIOR_EVENTS`, S = `PRIOR_SHARE`
     value = (K m + f)/(K + f + h);   surprise = -ln P(share ≤ m) = -ln I_m(K m + f, K (1 - m) + h)
 
-F and H are the cohort's frauds and honest events, N the scored events: where only frauds are
+F and H are the totals of frauds and honest events, N the scored events: where only frauds are
 labelled, unlabelled events count as honest in the prior, and m stays the share of events that are
 confirmed as fraud. The surprise grows with the share and with the number of labels; it is near 0 for
 a key without labels or with honest ones only. All sums halve every `half_life` of stream time, which
 never goes back: a label counts from its own time, not from that of its event.
 
 A later label for the same event (`labelled_event_id`) replaces the earlier one: its remaining weight
-is subtracted from the cohort and from its key, unless that key was displaced since. The last
+is subtracted from the totals, and from its key unless that key was displaced since. The last
 `labels_max` labelled events are remembered, and the `keys_max` keys labelled last, both in sets of
 `SLOTS_PER_SET`, in which the oldest is displaced. They are found by keyed hash, independent of the
 entity's row: an entity that was evicted keeps its labels. Labels are trusted: nothing is winsorised.
@@ -41,17 +41,20 @@ from detectors.numeric.combination import P_MIN
 from detectors.numeric.decay import decayed
 from detectors.numeric.kernels import kernel
 from detectors.spec import Duration, seconds
-from detectors.state import Arrays, load, state_arrays
+from detectors.state import Arrays, load, rename_arrays, state_arrays
 from schemas.columns import F64, I64, U64
 from schemas.events import ENTITY_FIELDS
 from schemas.labels import FRAUD, UNKNOWN, verdict_codes
 
 PRIOR_LABELS: Final = 4.0
-COHORT_PRIOR: Final = 100.0
+PRIOR_EVENTS: Final = 100.0
 PRIOR_SHARE: Final = 0.01
 SLOTS_PER_SET: Final = 8
 
 ALL_FRAUD, ALL_HONEST, ALL_SCORED, NOW_MS = range(4)
+
+SAVED_NAMES: Final = {"totals": "cohort"}
+"""Names of arrays in a checkpoint, where they differ from the fields'."""
 
 
 class LabelRiskSpec(StandaloneSpec, frozen=True, kw_only=True, tag="label_risk"):
@@ -91,7 +94,7 @@ class RiskState(NamedTuple):
     float64[keys], the time of these. generation: int64[keys], the number of keys that had the slot so
     far, this one included. event: uint64[labels], 0 free. key_slot: int64[labels], the slot of the
     label's key; label_generation: int64[labels], its generation then. verdict: float64[labels].
-    from_ms: float64[labels], the time of the label. cohort: float64[4], frauds, honest events,
+    from_ms: float64[labels], the time of the label. totals: float64[4], frauds, honest events,
     scored events, stream time."""
 
     key: U64
@@ -104,7 +107,7 @@ class RiskState(NamedTuple):
     label_generation: I64
     verdict: F64
     from_ms: F64
-    cohort: F64
+    totals: F64
 
 
 class LabelRows(NamedTuple):
@@ -137,7 +140,7 @@ class LabelRisk:
             label_generation=np.zeros(labels, np.int64),
             verdict=np.zeros(labels),
             from_ms=np.zeros(labels),
-            cohort=np.zeros(4),
+            totals=np.zeros(4),
         )
 
     def process(self, batch: DetectorInput) -> DetectorOutput:
@@ -160,11 +163,11 @@ class LabelRisk:
 
     def save(self) -> Arrays:
         """The whole state."""
-        return state_arrays(self.state)
+        return rename_arrays(state_arrays(self.state), SAVED_NAMES)
 
     def load(self, state: Arrays) -> None:
         """Replace the state by one saved under the same declaration."""
-        load(self.state, state)
+        load(self.state, rename_arrays(state, {old: new for new, old in SAVED_NAMES.items()}))
 
 
 @kernel
@@ -192,20 +195,20 @@ def _oldest(keys: U64, since_ms: F64, hashed: np.uint64) -> int:
 
 @kernel
 def _advance_time(state: RiskState, time_ms: float, half_life_ms: float) -> float:
-    """Stream time at an event; the cohort's sums are decayed to it."""
-    cohort = state.cohort
-    now = max(time_ms, float(cohort[NOW_MS]))
-    keep = decayed(1.0, now - cohort[NOW_MS], half_life_ms)
+    """Stream time at an event; the totals are decayed to it."""
+    totals = state.totals
+    now = max(time_ms, float(totals[NOW_MS]))
+    keep = decayed(1.0, now - totals[NOW_MS], half_life_ms)
     for k in range(NOW_MS):
-        cohort[k] *= keep
-    cohort[NOW_MS] = now
+        totals[k] *= keep
+    totals[NOW_MS] = now
     return now
 
 
 @kernel
 def _set_back(state: RiskState, stream_ms: float) -> None:
     """Set every stored time back to stream time."""
-    state.cohort[NOW_MS] = min(state.cohort[NOW_MS], stream_ms)
+    state.totals[NOW_MS] = min(state.totals[NOW_MS], stream_ms)
     for key_slot in range(len(state.at_ms)):
         state.at_ms[key_slot] = min(state.at_ms[key_slot], stream_ms)
     for label_slot in range(len(state.from_ms)):
@@ -222,18 +225,18 @@ def _decay_key(state: RiskState, key_slot: int, now: float, half_life_ms: float)
 
 
 @kernel
-def _take_back(state: RiskState, label_slot: int, now: float, half_life_ms: float) -> None:
-    """Subtract the remaining weight of an earlier label from the cohort, and from its key if that still
+def _subtract_earlier(state: RiskState, label_slot: int, now: float, half_life_ms: float) -> None:
+    """Subtract the remaining weight of an earlier label from the totals, and from its key if that still
     has its slot."""
-    rest = decayed(1.0, now - state.from_ms[label_slot], half_life_ms)
+    remaining = decayed(1.0, now - state.from_ms[label_slot], half_life_ms)
     fraud = state.verdict[label_slot] == FRAUD
-    part = ALL_FRAUD if fraud else ALL_HONEST
-    state.cohort[part] = max(state.cohort[part] - rest, 0.0)
+    total = ALL_FRAUD if fraud else ALL_HONEST
+    state.totals[total] = max(state.totals[total] - remaining, 0.0)
     key_slot = state.key_slot[label_slot]
     if state.generation[key_slot] == state.label_generation[label_slot]:
         _decay_key(state, key_slot, now, half_life_ms)
         sums = state.fraud if fraud else state.honest
-        sums[key_slot] = max(sums[key_slot] - rest, 0.0)
+        sums[key_slot] = max(sums[key_slot] - remaining, 0.0)
 
 
 @kernel
@@ -247,7 +250,7 @@ def _learn(state: RiskState, half_life_ms: float, label_rows: LabelRows, k: int)
         return
     label_slot = _find(state.event, event) if event != 0 else -1
     if label_slot >= 0:
-        _take_back(state, label_slot, now, half_life_ms)
+        _subtract_earlier(state, label_slot, now, half_life_ms)
     key_slot = _find(state.key, key)
     if key_slot < 0:
         key_slot = _oldest(state.key, state.at_ms, key)
@@ -267,10 +270,10 @@ def _learn(state: RiskState, half_life_ms: float, label_rows: LabelRows, k: int)
     _decay_key(state, key_slot, now, half_life_ms)
     if verdict == FRAUD:
         state.fraud[key_slot] += 1.0
-        state.cohort[ALL_FRAUD] += 1.0
+        state.totals[ALL_FRAUD] += 1.0
     else:
         state.honest[key_slot] += 1.0
-        state.cohort[ALL_HONEST] += 1.0
+        state.totals[ALL_HONEST] += 1.0
 
 
 @kernel
@@ -292,14 +295,14 @@ def _process(
         if admitted.set_back[i]:
             _set_back(state, admitted.stream_ms[i])
         now = _advance_time(state, admitted.time_ms[i], half_life_ms)
-        cohort = state.cohort
+        totals = state.totals
         if admitted.learn[i]:
-            cohort[ALL_SCORED] += 1.0
+            totals[ALL_SCORED] += 1.0
         if keys[i] == 0:
             continue
-        labelled = cohort[ALL_FRAUD] + cohort[ALL_HONEST]
-        m = cohort[ALL_FRAUD] + COHORT_PRIOR * PRIOR_SHARE
-        m /= max(labelled, cohort[ALL_SCORED]) + COHORT_PRIOR
+        labelled = totals[ALL_FRAUD] + totals[ALL_HONEST]
+        m = totals[ALL_FRAUD] + PRIOR_EVENTS * PRIOR_SHARE
+        m /= max(labelled, totals[ALL_SCORED]) + PRIOR_EVENTS
         a = PRIOR_LABELS * m
         b = PRIOR_LABELS * (1.0 - m)
         key_slot = _find(state.key, keys[i])

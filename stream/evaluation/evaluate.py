@@ -51,12 +51,12 @@ def evaluate(run: LabelledRun, scorers: Sequence[Scorer]) -> Evaluation | None:
         return None
     first_ms, last_ms = run.span_ms
     [(events, frauds, cents)] = run.fetch_rows(
-        "SELECT count(*), count(*) FILTER (scenario >= 0), "
-        "coalesce(sum(cents) FILTER (scenario >= 0), 0) FROM events"
+        "SELECT count(*), count(*) FILTER (scenario_index >= 0), "
+        "coalesce(sum(cents) FILTER (scenario_index >= 0), 0) FROM events"
     )
     [(event_labels, ambiguous, entities)] = run.fetch_rows(
         "SELECT (SELECT count(*) FROM labels WHERE event_id IS NOT NULL), "
-        "(SELECT count(*) FROM labelled WHERE events_with_id > 1), "
+        "(SELECT count(*) FROM labelled_frauds WHERE events_with_id > 1), "
         "(SELECT count(DISTINCT (field, entity)) FROM labelled_entities)"
     )
     subject = next((one for one in scorers if one.combines), scorers[0])

@@ -94,7 +94,7 @@ class LabelledRun(SqlSession):
             self.add_view(name, getattr(files, name))
         self._make_days()
         self._make_scenarios()
-        self._make_labelled()
+        self._make_labelled_frauds()
         self._make_events()
         self._make_frauds()
         self._make_labelled_entities(pq.read_schema(files.labels).names)
@@ -110,7 +110,7 @@ class LabelledRun(SqlSession):
         """The rows of frauds.parquet: the columns of the scores, and those of labels and alerts."""
         columns = ", ".join(f'"{name}"' for name in self._columns)
         return self.fetch_batches(
-            f"SELECT {columns}, kind AS scenario, known_time, alerted, published, caught, nearest, gap "
+            f"SELECT {columns}, scenario, known_time, alerted, published, caught, nearest, gap "
             "FROM frauds ORDER BY event_time, row"
         )
 
@@ -147,36 +147,38 @@ class LabelledRun(SqlSession):
 
     def _make_scenarios(self) -> None:
         self.execute(
-            "CREATE TABLE kinds AS SELECT name, least(row_number() OVER (ORDER BY n DESC, name), "
-            f"{SCENARIOS_MAX}) - 1 AS scenario FROM (SELECT coalesce(scenario, '') AS name, "
-            "count(*) AS n FROM labels WHERE verdict = 'fraud' AND event_id IS NOT NULL GROUP BY 1)"
+            "CREATE TABLE scenarios AS SELECT scenario, least(row_number() OVER (ORDER BY frauds DESC, "
+            f"scenario), {SCENARIOS_MAX}) - 1 AS scenario_index FROM (SELECT coalesce(l.scenario, '') AS "
+            "scenario, count(*) AS frauds FROM labels l WHERE verdict = 'fraud' AND event_id IS NOT NULL "
+            "GROUP BY 1)"
         )
-        found = self.fetch_rows(
-            "SELECT CASE WHEN count(*) > 1 THEN NULL ELSE min(name) END FROM kinds "
-            "GROUP BY scenario ORDER BY scenario"
+        rows = self.fetch_rows(
+            "SELECT CASE WHEN count(*) > 1 THEN NULL ELSE min(scenario) END FROM scenarios "
+            "GROUP BY scenario_index ORDER BY scenario_index"
         )
-        self.scenarios = [OTHERS if name is None else str(name) for (name,) in found]
+        self.scenarios = [OTHERS if name is None else str(name) for (name,) in rows]
 
-    def _make_labelled(self) -> None:
-        """`labelled`: row, kind, scenario and known_time of every event labelled fraud, and how many
-        events have its id. Only the frauds' labels are joined: they are few. Which event is meant
-        is found by numbers alone, which can be spilled to disk."""
+    def _make_labelled_frauds(self) -> None:
+        """Make `labelled_frauds`: row, scenario, scenario_index and known_time of every event labelled
+        fraud, and the number of events with its id. Only labels of frauds are joined, because they
+        are few. The join that picks the event uses only numbers, which DuckDB can move to disk."""
         self.execute(
-            "CREATE TABLE labelled AS SELECT row, kind, scenario, known_time, events_with_id FROM (SELECT "
-            f"l.row AS label, CAST(min(epoch_ms(s.event_time)::HUGEINT * {ROWS_MAX} + s.row) % "
+            "CREATE TABLE labelled_frauds AS SELECT row, scenario, scenario_index, known_time, "
+            "events_with_id FROM (SELECT "
+            f"l.row AS label_row, CAST(min(epoch_ms(s.event_time)::HUGEINT * {ROWS_MAX} + s.row) % "
             f"{ROWS_MAX} AS BIGINT) AS row, count(*) AS events_with_id FROM scores s JOIN labels l "
-            "USING (event_id) WHERE l.verdict = 'fraud' GROUP BY l.row) JOIN (SELECT row AS label, "
-            "coalesce(scenario, '') AS kind, known_time FROM labels) USING (label) "
-            "JOIN kinds k ON k.name = kind"
+            "USING (event_id) WHERE l.verdict = 'fraud' GROUP BY l.row) JOIN (SELECT row AS label_row, "
+            "coalesce(l.scenario, '') AS scenario, known_time FROM labels l) USING (label_row) "
+            "JOIN scenarios USING (scenario)"
         )
 
     def _make_events(self) -> None:
         """An event without a label counts as honest."""
         scores = (self._score(scorer) for scorer in self.scorers)
         self.execute(
-            f"CREATE TABLE events AS SELECT day, coalesce(l.scenario, -1) AS scenario, {CENTS} "
+            f"CREATE TABLE events AS SELECT day, coalesce(l.scenario_index, -1) AS scenario_index, {CENTS} "
             f"AS cents, score, {', '.join([*scores, *self.fields])}, {self._activity_columns()} "
-            f"FROM scores s LEFT JOIN labelled l USING (row) JOIN days ON calendar = "
+            f"FROM scores s LEFT JOIN labelled_frauds l USING (row) JOIN days ON calendar = "
             f"{calendar_day('event_time')} WHERE evaluated"
         )
         self.execute(
@@ -201,10 +203,10 @@ class LabelledRun(SqlSession):
         whose = (f"WHEN {gap} THEN '{name}'" for name, gap in gaps.items())
         least = f"least({', '.join(gaps.values())})"
         self.execute(
-            f"CREATE TABLE frauds AS WITH fraud AS (SELECT s.*, known_time, day, l.scenario, kind, "
+            f"CREATE TABLE frauds AS WITH fraud AS (SELECT s.*, known_time, day, l.scenario, scenario_index, "
             f"{CENTS} AS cents, {self._activity_columns()}, {least} AS gap, "
             f"CASE {least} {' '.join(whose)} END AS nearest FROM scores s "
-            f"JOIN labelled l USING (row) LEFT JOIN days ON calendar = {calendar_day('event_time')}) "
+            f"JOIN labelled_frauds l USING (row) LEFT JOIN days ON calendar = {calendar_day('event_time')}) "
             f"SELECT f.*, {', '.join(caught)} FROM fraud f LEFT JOIN (SELECT row, true AS held"
             f"{''.join(of)} FROM ({' UNION ALL '.join(held)}) GROUP BY row) h USING (row)"
         )

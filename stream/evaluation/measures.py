@@ -32,12 +32,12 @@ HONEST: Final = -1
 
 class RankedRows(NamedTuple):
     """Part of a ranking, by falling score. score: float64[n]. block: int64[n], of the bootstrap.
-    scenario: int64[n], the kind of fraud, `HONEST` for what is none. size: int64[n], how many
-    stand in that place. cents: int64[n], their amounts together."""
+    scenario_index: int64[n], `HONEST` for honest rows. size: int64[n], the number of equal rows
+    that this one stands for. cents: int64[n], their amounts together."""
 
     score: F64
     block: I64
-    scenario: I64
+    scenario_index: I64
     size: I64
     cents: I64
 
@@ -158,7 +158,7 @@ class RankingReader:
         ends = np.append(rows.score[1:] != rows.score[:-1], True)
         _add(rows, ends, self._weights, self._sums)
         at = np.flatnonzero(ends)
-        is_fraud = rows.scenario != HONEST
+        is_fraud = rows.scenario_index != HONEST
         columns = (rows.size, rows.size * is_fraud, rows.cents * is_fraud)
         passed = np.stack([np.cumsum(column)[at] for column in columns]) + self._so_far[:, None]
         points = np.column_stack([rows.score[at], *passed])
@@ -180,8 +180,8 @@ class RankingReader:
         """honest: float64[thresholds], so many at or above each."""
         honest_here = np.diff(honest, prepend=self._so_far[0] - self._so_far[1])
         below = self._honest[0] - honest + 0.5 * honest_here
-        for scenario in np.unique(rows.scenario[rows.scenario != HONEST]).tolist():
-            own = np.flatnonzero(rows.scenario == scenario)
+        for scenario in np.unique(rows.scenario_index[rows.scenario_index != HONEST]).tolist():
+            own = np.flatnonzero(rows.scenario_index == scenario)
             places, which = np.unique(np.searchsorted(at, own), return_inverse=True)
             here = np.zeros(len(places))
             np.add.at(here, which, rows.size[own])
@@ -196,13 +196,13 @@ def _add(rows: RankedRows, ends: Bools, weights: F64, sums: _RankingSums) -> Non
     first = 0
     while first < len(ends):
         last = first
-        frauds = rows.scenario[first] != HONEST
+        frauds = rows.scenario_index[first] != HONEST
         while not ends[last]:
             last += 1
-            frauds |= rows.scenario[last] != HONEST
+            frauds |= rows.scenario_index[last] != HONEST
         for i in range(first, last + 1):
             here = sums.honest_here if frauds else sums.honest
-            if rows.scenario[i] != HONEST:
+            if rows.scenario_index[i] != HONEST:
                 here = sums.frauds_here
             _add_weighted(here, weights[rows.block[i]], float(rows.size[i]))
         if frauds:
@@ -245,7 +245,9 @@ def _joined(rows: list[RankedRows]) -> RankedRows:
 def _merged(rows: list[RankedRows]) -> RankedRows:
     """Rows of one score, those of a block and scenario together: however many there are."""
     every = _joined(rows)
-    places, which = np.unique(np.stack([every.block, every.scenario]), axis=1, return_inverse=True)
+    places, which = np.unique(
+        np.stack([every.block, every.scenario_index]), axis=1, return_inverse=True
+    )
     size, cents = np.zeros((2, places.shape[1]), np.int64)
     np.add.at(size, which, every.size)
     np.add.at(cents, which, every.cents)

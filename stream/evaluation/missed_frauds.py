@@ -43,13 +43,13 @@ def _listed(run: LabelledRun, scorers: Sequence[Scorer], order: str) -> list[Mis
         for one in scorers
     ]
     found = run.fetch_rows(
-        f"SELECT event_id, epoch_ms(event_time), kind, amount, score, nearest, gap, "
+        f"SELECT event_id, epoch_ms(event_time), scenario, amount, score, nearest, gap, "
         f"{', '.join([*run.fields, *columns])} FROM missed "
         f"ORDER BY {order} NULLS LAST, event_time, row LIMIT {LISTED_MAX}"
     )
     width = len(run.fields)
     listed = []
-    for event_id, time_ms, kind, amount, score, nearest, gap, *rest in found:
+    for event_id, time_ms, scenario, amount, score, nearest, gap, *rest in found:
         ids, words = rest[:width], rest[width:]
         monitors = [
             _monitor_score(scorer, *words[3 * i : 3 * i + 3]) for i, scorer in enumerate(scorers)
@@ -58,7 +58,7 @@ def _listed(run: LabelledRun, scorers: Sequence[Scorer], order: str) -> list[Mis
             MissedFraud(
                 event_id=event_id,
                 event_time=format_time_ms(int(time_ms)),
-                scenario=kind,
+                scenario=scenario,
                 amount=amount,
                 score=score,
                 entities={f: v for f, v in zip(run.fields, ids, strict=True) if v is not None},

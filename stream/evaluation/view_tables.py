@@ -52,13 +52,13 @@ class ViewTables:
         outcome = f"alerted{suffix} AS alerted, published{suffix} AS published"
         score = f"score{suffix}"
         run.execute(
-            f"CREATE OR REPLACE VIEW view_events AS SELECT day, scenario, cents, {score} AS score, "
+            f"CREATE OR REPLACE VIEW view_events AS SELECT day, scenario_index, cents, {score} AS score, "
             f"{entity} AS entity, {outcome} FROM events WHERE {score} IS NOT NULL"
         )
         combines = any(one.name == self._name and one.combines for one in run.scorers)
         applies = entity if combines else score  # an event without a report has score 0
         run.execute(
-            "CREATE OR REPLACE VIEW view_frauds AS SELECT event_time, day, scenario, cents, "
+            "CREATE OR REPLACE VIEW view_frauds AS SELECT event_time, day, scenario_index, cents, "
             f"{entity} AS entity, alerted{suffix} AS alerted, caught{suffix} AS caught FROM frauds "
             f"WHERE evaluated AND {applies} IS NOT NULL"
         )
@@ -70,7 +70,7 @@ class ViewTables:
             )
         run.execute(
             "CREATE OR REPLACE TABLE entity_days AS SELECT entity, day, max(score) AS score, "
-            "bool_or(scenario >= 0) AS fraud, bool_or(alerted) AS alerted, bool_or(published) AS "
+            "bool_or(scenario_index >= 0) AS fraud, bool_or(alerted) AS alerted, bool_or(published) AS "
             "published FROM view_events WHERE entity IS NOT NULL GROUP BY entity, day"
         )
         run.make_compromised(entity)
@@ -99,17 +99,17 @@ class ViewTables:
     def events_by_day(self) -> I64:
         """int64[4, days]: events, frauds, published, frauds published."""
         return self.dense_counts(
-            "SELECT day, count(*), count(*) FILTER (scenario >= 0), count(*) FILTER (published), "
-            "count(*) FILTER (published AND scenario >= 0) FROM view_events GROUP BY day",
+            "SELECT day, count(*), count(*) FILTER (scenario_index >= 0), count(*) FILTER (published), "
+            "count(*) FILTER (published AND scenario_index >= 0) FROM view_events GROUP BY day",
             (self.days,),
         )
 
     def frauds_by_day(self) -> I64:
         """int64[5, scenarios, days]: frauds, alerted, caught, cents, cents caught."""
         return self.dense_counts(
-            "SELECT scenario, day, count(*), count(*) FILTER (alerted), count(*) FILTER (caught), "
+            "SELECT scenario_index, day, count(*), count(*) FILTER (alerted), count(*) FILTER (caught), "
             "sum(cents), coalesce(sum(cents) FILTER (caught), 0) FROM view_frauds "
-            "GROUP BY scenario, day",
+            "GROUP BY scenario_index, day",
             (len(self._run.scenarios), self.days),
         )
 
@@ -117,7 +117,7 @@ class ViewTables:
         """int64[days, half_units + 1]: honest events by score in steps of 0.5, the last open."""
         [counts] = self.dense_counts(
             f"SELECT day, greatest(least(CAST(floor(score * 2) AS BIGINT), {half_units}), 0), "
-            "count(*) FROM view_events WHERE scenario < 0 GROUP BY 1, 2",
+            "count(*) FROM view_events WHERE scenario_index < 0 GROUP BY 1, 2",
             (self.days, half_units + 1),
         )
         found: I64 = counts
@@ -131,7 +131,7 @@ class ViewTables:
         budgets: numbers of alerts, rising, for the budget curve.
         """
         query = (
-            "SELECT day AS block, scenario, cents, alerted, published, score, k.day IS NULL AS new "
+            "SELECT day AS block, scenario_index, cents, alerted, published, score, k.day IS NULL AS new "
             "FROM view_events LEFT JOIN compromised k USING (entity, day)"
         )
         every, new = self._rank(query, self.day_weights, ("true", "new"), budgets)
@@ -173,7 +173,7 @@ class ViewTables:
     ) -> list[Ranking]:
         """For each condition, the ranking of the rows for which it holds; sorted once.
 
-        The query gives block, scenario, cents, alerted, published and score.
+        The query gives block, scenario_index, cents, alerted, published and score.
         """
         counts = [
             self._counts(f"SELECT * FROM ({query}) WHERE {one}", weights) for one in conditions
@@ -186,7 +186,7 @@ class ViewTables:
         ]
         columns = ", ".join(f"{one} AS condition_{i}" for i, one in enumerate(conditions))
         for batch in self._run.fetch_batches(
-            f"SELECT score, block, scenario, cents, {columns} FROM ({query}) ORDER BY score DESC"
+            f"SELECT score, block, scenario_index, cents, {columns} FROM ({query}) ORDER BY score DESC"
         ):
             for i, reader in enumerate(readers):
                 reader.add(_ranked_rows(batch.filter(batch.column(f"condition_{i}"))))
@@ -199,8 +199,8 @@ class ViewTables:
         """int64[3, blocks, 1 + scenarios]: all rows, those alerted, those published; honest rows
         first."""
         return self.dense_counts(
-            "SELECT block, scenario + 1, count(*), count(*) FILTER (alerted), "
-            f"count(*) FILTER (published) FROM ({query}) GROUP BY block, scenario",
+            "SELECT block, scenario_index + 1, count(*), count(*) FILTER (alerted), "
+            f"count(*) FILTER (published) FROM ({query}) GROUP BY block, scenario_index",
             (len(weights), max(len(self._run.scenarios), 1) + 1),
         )
 
@@ -227,10 +227,10 @@ class ViewTables:
         if names:
             yield today, names, frauds
 
-    def delays(self, scenario: int | None = None) -> tuple[I64, F64]:
+    def delays(self, scenario_index: int | None = None) -> tuple[I64, F64]:
         """(block, seconds) of each entity with a fraud, of one scenario or of any: from its first
         fraud to its next alert, NaN without one."""
-        condition = "" if scenario is None else f"AND scenario = {scenario}"
+        condition = "" if scenario_index is None else f"AND scenario_index = {scenario_index}"
         found = self._run.fetch_columns(
             f"SELECT {BLOCK} AS block, CAST(epoch_ms(min(a.event_time)) - epoch_ms(any_value(since)) "
             "AS DOUBLE) AS delay_ms FROM (SELECT entity, min(event_time) AS since FROM view_frauds "
@@ -243,19 +243,19 @@ class ViewTables:
 
 
 _FRAUD_ROW: Final = (
-    "CASE WHEN fraud THEN 0 ELSE -1 END AS scenario, 0 AS cents, alerted, published, score"
+    "CASE WHEN fraud THEN 0 ELSE -1 END AS scenario_index, 0 AS cents, alerted, published, score"
 )
 
 
 def _ranked_rows(batch: pa.RecordBatch) -> RankedRows:
-    score, block, scenario, cents = (
+    score, block, scenario_index, cents = (
         batch.column(name).to_numpy(zero_copy_only=False)
-        for name in ("score", "block", "scenario", "cents")
+        for name in ("score", "block", "scenario_index", "cents")
     )
     return RankedRows(
         score=score,
         block=block.astype(np.int64),
-        scenario=scenario.astype(np.int64),
+        scenario_index=scenario_index.astype(np.int64),
         size=np.ones(len(score), np.int64),
         cents=cents.astype(np.int64),
     )

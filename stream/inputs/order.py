@@ -23,18 +23,18 @@ class LogOrder:
 
     reached_ms: the latest event time so far, before which nothing more is due; a few events from the
     future do not move it (`detectors.clock`). allowed_ms: how much earlier an event may be. A file
-    with larger disorder is refused, since its late events would be scored but not learned. readers:
-    the monitors with that `lateness_max`.
+    with larger disorder is refused, since its late events would be scored but not learned. monitors:
+    those with that `lateness_max`.
     """
 
     def __init__(
-        self, reading: InputReader, allowed_ms: float = math.inf, readers: str = ""
+        self, reader: InputReader, allowed_ms: float = math.inf, monitors: str = ""
     ) -> None:
         self.reached_ms = -1
         self._clock = LogClock()
-        self._reading = reading
-        self._allowed_ms = allowed_ms if reading.ordered else math.inf
-        self._readers = readers
+        self._reader = reader
+        self._allowed_ms = allowed_ms if reader.ordered else math.inf
+        self._monitors = monitors
         self._latest_position = ""
 
     def due_times(self, parts: Sequence[tuple[int, EventBatch]]) -> list[I64]:
@@ -43,7 +43,7 @@ class LogOrder:
         time_ms = np.concatenate([events.time_ms for _, events in parts])
         order = np.arange(len(time_ms))
         if len(parts) > 1:
-            places = [self._reading.log_index(partition, e.offset) for partition, e in parts]
+            places = [self._reader.log_index(partition, e.offset) for partition, e in parts]
             order = np.argsort(np.concatenate(places))
         in_order = time_ms[order]
         latest_ms = self._clock.latest(in_order)
@@ -64,15 +64,15 @@ class LogOrder:
         """Position of the event with this index over all parts."""
         for partition, events in parts:
             if at < len(events):
-                return self._reading.describe_position(partition, int(events.offset[at]))
+                return self._reader.describe_position(partition, int(events.offset[at]))
             at -= len(events)
         raise IndexError(at)
 
     def _out_of_order(self, here: str, time_ms: int) -> InputError:
         return InputError(
-            f"{self._reading.name}: {here} (counted from 0) has time {format_time_ms(time_ms)}, but the "
+            f"{self._reader.name}: {here} (counted from 0) has time {format_time_ms(time_ms)}, but the "
             f"earlier {self._latest_position} has {format_time_ms(self.reached_ms)}; expected rows in "
             f"order of time, at most {self._allowed_ms / 1000:g} s late (the largest lateness_max of "
-            f"{self._readers}): sort the file by time, remove rows with a wrong clock, or raise "
+            f"{self._monitors}): sort the file by time, remove rows with a wrong clock, or raise "
             "lateness_max"
         )

@@ -17,7 +17,7 @@ from stream.location import REDACTED, Location
 from stream.pipeline.cluster import PartitionState
 from stream.replay import manifest
 from stream.replay.driver import Progress, read_in_time_order
-from stream.replay.inputs import InputLocations, open_readings, spool_pipes
+from stream.replay.inputs import InputLocations, open_readers, spool_pipes
 from stream.replay.manifest import ManifestInput, Provenance, RunManifest
 from stream.replay.replay_run import Render, ReplayRun
 from stream.replay.request import RunRequest, run_request
@@ -123,7 +123,7 @@ def _run(
             "--save-state: an internal topic does not hold what the stages before it have "
             "learned; expected inputs"
         )
-    span = request.split.span(request.config, open_readings(request.sources()))
+    span = request.split.span(request.config, open_readers(request.sources()))
     with ReplayRun(request, provenance, span) as run:
         logs = open_logs_and_join_labels([run], [one.name for one in request.events])
         read_in_time_order(logs, progress)

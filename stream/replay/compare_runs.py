@@ -20,7 +20,7 @@ from stream.evaluation.comparison import ComparedRun, Comparison, SettingDiffere
 from stream.evaluation.pairs import pair
 from stream.pipeline.decoding import shared_decoders
 from stream.replay.driver import Progress, read_in_time_order
-from stream.replay.inputs import InputLocations, open_readings, spool_pipes
+from stream.replay.inputs import InputLocations, open_readers, spool_pipes
 from stream.replay.replay_run import Render, ReplayRun
 from stream.replay.request import RunRequest, run_request
 from stream.replay.run_files import (
@@ -123,7 +123,7 @@ def _requests(
 def _open_runs(requests: Sequence[RunRequest], opened: ExitStack) -> list[ReplayRun]:
     """The runs, with one evaluation span and shared decoders."""
     first = requests[0]
-    span = first.split.span(first.config, open_readings(first.sources()))
+    span = first.split.span(first.config, open_readers(first.sources()))
     decoders = shared_decoders([one.config for one in requests])
     return [
         opened.enter_context(ReplayRun(one, one.provenance(), span, shared))

@@ -1,8 +1,8 @@
 """labels.parquet: the final label of every event in a replay.
 
-One row per labelled event or entity, with its last verdict and the time from which that verdict has
-held without contradiction, ordered by that time. The evaluation reads it; what a model knew at a time
-follows from the labels in their own order.
+One row per labelled event or entity: its final verdict, and the time of the first label with that
+verdict that no later label contradicts. Rows are ordered by that time. Only the evaluation reads the
+table; models learn from every label, in order.
 """
 
 from collections.abc import Iterator
@@ -36,7 +36,8 @@ ids or pseudonyms; they are null beside an event id."""
 _ROWS: Final = 1_000_000_000_000
 _ORDER_KEY: Final = f"epoch_ms(known_time)::HUGEINT * {_ROWS} + file_row_number"
 """Orders labels by the time they became known, then by arrival."""
-_ORDER_TIME: Final = f"(since // {_ROWS})::BIGINT"
+_KNOWN_MS: Final = f"(known_from // {_ROWS})::BIGINT"
+"""The time of the order key `known_from`."""
 _ENTITIES: Final = (
     column(name, pa.string(), f"{name} of a label that names no event") for name in ENTITY_FIELDS
 )
@@ -44,8 +45,8 @@ _ALL_LABELS: Final = pa.schema([*SCHEMA, *_ENTITIES])
 
 
 class LabelBatch(NamedTuple):
-    """k labels. texts: field → Arrow string[k], fields that are missing are null. time_ms: when
-    they became known, Arrow int64[k]."""
+    """k labels. texts: field → Arrow string[k]; a missing field is null. time_ms: when each
+    became known, Arrow int64[k]."""
 
     texts: dict[str, pa.StringArray]
     time_ms: pa.Int64Array
@@ -54,8 +55,8 @@ class LabelBatch(NamedTuple):
 def labels_among(events: EventBatch) -> LabelBatch:
     """The labels among events."""
     rows = np.flatnonzero(events.type_code == LABEL_TYPE)
-    picked = pa.array(rows)
-    texts = {name: column.take(picked) for name, column in events.text.items()}
+    indices = pa.array(rows)
+    texts = {name: column.take(indices) for name, column in events.text.items()}
     return LabelBatch(texts, pa.array(events.time_ms[rows]))
 
 
@@ -93,7 +94,7 @@ class FinalLabels:
         self._open_files.close()
 
     def add(self, labels: LabelBatch) -> None:
-        """Collect labels. Raises ExtraMissing without DuckDB, now rather than at the end."""
+        """Collect labels. Raises ExtraMissing at the first label if DuckDB is not installed."""
         count = len(labels.time_ms)
         if not count:
             return
@@ -122,35 +123,44 @@ class FinalLabels:
                 f"SELECT {', '.join(f'count({name})' for name in ENTITY_FIELDS)} "
                 f"FROM {database.parquet_source(self._all_labels)}"
             ).fetchall()[0]
-            named = [name for name, count in zip(ENTITY_FIELDS, counts, strict=True) if count]
-            # numbers in groups and joins can be spilled to disk, rows in windows hardly
+            entity_columns = [
+                name for name, count in zip(ENTITY_FIELDS, counts, strict=True) if count
+            ]
+            # DuckDB moves groups and joins of numbers to disk; window functions would stay in memory
             tables.execute(
-                f"CREATE VIEW all_labels AS SELECT *, {_subject_key(['event_id', *named])} AS about, "
-                f"{_ORDER_KEY} AS place FROM {database.parquet_source(self._all_labels, numbered=True)}"
+                f"CREATE VIEW all_labels AS SELECT *, {_subject_key(['event_id', *entity_columns])} AS subject_key, "
+                f"{_ORDER_KEY} AS order_key FROM {database.parquet_source(self._all_labels, numbered=True)}"
             )
             tables.execute(
-                "CREATE TABLE last AS SELECT about, max(place) AS place, min(place) AS since, "
-                "least(coalesce(max(place) FILTER (verdict = 'fraud'), -1), coalesce(max(place) "
-                "FILTER (verdict IS DISTINCT FROM 'fraud'), -1)) AS contradicted "
-                "FROM all_labels GROUP BY about"
+                "CREATE TABLE final_labels AS SELECT subject_key, max(order_key) AS order_key, "
+                "min(order_key) AS known_from, least("
+                "coalesce(max(order_key) FILTER (verdict = 'fraud'), -1), "
+                "coalesce(max(order_key) FILTER (verdict IS DISTINCT FROM 'fraud'), -1)"
+                ") AS last_contradiction FROM all_labels GROUP BY subject_key"
             )
             tables.execute(
-                "UPDATE last SET since = again.place FROM (SELECT about, min(all_labels.place) AS place "
-                "FROM all_labels JOIN last USING (about) "
-                "WHERE contradicted >= 0 AND all_labels.place > contradicted "
-                "GROUP BY about) AS again WHERE again.about = last.about"
+                "UPDATE final_labels SET known_from = corrected.known_from FROM ("
+                "SELECT subject_key, min(all_labels.order_key) AS known_from "
+                "FROM all_labels JOIN final_labels USING (subject_key) "
+                "WHERE last_contradiction >= 0 AND all_labels.order_key > last_contradiction "
+                "GROUP BY subject_key"
+                ") AS corrected WHERE corrected.subject_key = final_labels.subject_key"
             )
-            label_columns = [name for name in (*SCHEMA.names, *named) if name != "known_time"]
-            found = tables.sql(
-                f"SELECT {', '.join(label_columns)}, make_timestamp_ms({_ORDER_TIME}) AS known_time "
-                "FROM all_labels JOIN last USING (about, place) ORDER BY since"
+            label_columns = [
+                name for name in (*SCHEMA.names, *entity_columns) if name != "known_time"
+            ]
+            final_rows = tables.sql(
+                f"SELECT {', '.join(label_columns)}, make_timestamp_ms({_KNOWN_MS}) AS known_time "
+                "FROM all_labels JOIN final_labels USING (subject_key, order_key) ORDER BY known_from"
             ).to_arrow_reader(ROW_GROUP_ROWS)
-            schema = pa.schema([_ALL_LABELS.field(name) for name in (*SCHEMA.names, *named)])
+            schema = pa.schema(
+                [_ALL_LABELS.field(name) for name in (*SCHEMA.names, *entity_columns)]
+            )
             with TableFile(self._path, schema) as file:
-                file.write_batches(found)
+                file.write_batches(final_rows)
 
 
 def _subject_key(names: list[str]) -> str:
-    """SQL for a number that identifies the values of these columns together."""
+    """SQL for a hash of these columns together: it identifies the event or entity of a label."""
     each = (f"coalesce(md5({name}), '-')" for name in names)
     return f"md5_number(concat({', '.join(each)}))"

@@ -34,7 +34,7 @@ class Input:
 
     locations: paths and addresses without credentials, to find it again; of a topic its offsets.
     topic: of its records. log: the internal log that it is, if it is one. files: none of a topic.
-    readings: its logs, each time from their beginning. stops: of a topic, the offset up to which
+    open_readers: makes a reader of each of its logs, from the beginning. stops: of a topic, the offset up to which
     each partition is read.
     """
 
@@ -43,7 +43,7 @@ class Input:
     topic: str
     log: Log | None
     files: list[InputFile]
-    readings: Callable[[], list[InputReader]]
+    open_readers: Callable[[], list[InputReader]]
     stops: Mapping[int, int] = field(default_factory=dict)
 
     def manifest_entry(self) -> ManifestInput:
@@ -94,9 +94,9 @@ def with_label_input(config: Config, others: Iterable[Config] = ()) -> Config:
     return msgspec.structs.replace(config, inputs={name: spec, **config.inputs})
 
 
-def open_readings(inputs: Sequence[Input]) -> list[InputReader]:
+def open_readers(inputs: Sequence[Input]) -> list[InputReader]:
     """Readers of all logs of these inputs, from their beginning."""
-    return [reading for one in inputs for reading in one.readings()]
+    return [reader for one in inputs for reader in one.open_readers()]
 
 
 def _input(config: Config, name: str, places: list[str | InputFile], opened: ExitStack) -> Input:
@@ -117,10 +117,10 @@ def _input(config: Config, name: str, places: list[str | InputFile], opened: Exi
         for p in places
     ]
 
-    def readings() -> list[InputReader]:
+    def readers_of_files() -> list[InputReader]:
         return [FileReader(name, files, config.inputs[name])]
 
-    return Input(name, where, name, None, files, readings)
+    return Input(name, where, name, None, files, readers_of_files)
 
 
 def _topic(config: Config, name: str, address: str, log: Log | None, opened: ExitStack) -> Input:
@@ -130,7 +130,7 @@ def _topic(config: Config, name: str, address: str, log: Log | None, opened: Exi
         reader, address, log.partitions if log else config.inputs[name].partitions
     )
 
-    def readings() -> list[InputReader]:
+    def readers_of_ranges() -> list[InputReader]:
         reader.start(spans)
         return [
             TopicRangeReader(name, reader, partition, span, BATCH_RECORDS)
@@ -139,4 +139,4 @@ def _topic(config: Config, name: str, address: str, log: Log | None, opened: Exi
         ]
 
     stops = {partition: span.stop for partition, span in spans.items()}
-    return Input(name, [range_address(topic, spans)], topic, log, [], readings, stops)
+    return Input(name, [range_address(topic, spans)], topic, log, [], readers_of_ranges, stops)

@@ -65,14 +65,14 @@ class EventTable:
         times = [("event_ms", pa.int64()), ("due_ms", pa.int64())]
         self._schema = pa.schema([*_ID, *times, *texts])
 
-    def read(self, readings: Sequence[InputReader], route: Callable[[], Route]) -> None:
+    def read(self, readers: Sequence[InputReader], route: Callable[[], Route]) -> None:
         """Write all events of the input. route: makes the route stage of a partition, so that
         records which the run drops, duplicates among them, are no events here."""
         routes: dict[int, Route] = {}
         with TableFile(self.path, self._schema) as file:
-            for reading in readings:
-                order = LogOrder(reading)  # without a limit: the run checks the order
-                for parts in reading:
+            for reader in readers:
+                order = LogOrder(reader)  # without a limit: the run checks the order
+                for parts in reader:
                     routed = []
                     for records in parts:
                         if records.partition not in routes:
@@ -97,7 +97,7 @@ class EventTable:
 class JoinedLabels:
     """A label file after the join.
 
-    reading: the labels that models learn from, as an input ordered by the time from which they
+    reader: the labels that models learn from, as an input ordered by the time from which they
     count. evaluation_only: a table of the same form with labels that only the evaluation uses:
     their events have none of the entities that learn from labels, or they became known after the
     last event. counts: labels `read`, and of these `with_entity` (they name one themselves),
@@ -108,7 +108,7 @@ class JoinedLabels:
     neither fraud nor honest, counted; such labels are ignored.
     """
 
-    reading: FileReader
+    reader: FileReader
     evaluation_only: Path
     counts: dict[str, int]
     dead_letters: list[DeadLetter]
@@ -118,7 +118,7 @@ class JoinedLabels:
 def join(
     config: Config,
     name: str,
-    readings: Sequence[InputReader],
+    readers: Sequence[InputReader],
     events: Sequence[EventTable],
     folder: Path,
 ) -> JoinedLabels:
@@ -128,7 +128,7 @@ def join(
     """
     database.check_installed()
     labels = _LabelTable(config, name, folder / f"{name}.read.part")
-    labels.read(readings)
+    labels.read(readers)
     learning = label_entity_fields(config, name)
     paths = [folder / f"{name}.{what}.part" for what in ("labels", "evaluation")]
     with database.open_database(folder) as connection:
@@ -143,8 +143,8 @@ def join(
     assert counts["read"] == sum(counts[one] for one in outcomes), counts
     also = ("before_event", "after_last_event", "ambiguous")
     ordered = {one: counts[one] for one in ("read", *outcomes, *also)} | labels.repairs.counts()
-    reading = FileReader(name, find_files(str(paths[0])), config.inputs[name])
-    return JoinedLabels(reading, paths[1], ordered, labels.dead_letters, labels.unclear)
+    reader = FileReader(name, find_files(str(paths[0])), config.inputs[name])
+    return JoinedLabels(reader, paths[1], ordered, labels.dead_letters, labels.unclear)
 
 
 class _LabelTable:
@@ -187,10 +187,10 @@ class _LabelTable:
         unclear, dead_letters = self.unclear.total(), len(self._dead_letters)
         return {"read": self._read, "unclear": unclear, "dead_letters": dead_letters}
 
-    def read(self, readings: Sequence[InputReader]) -> None:
+    def read(self, readers: Sequence[InputReader]) -> None:
         """Write all labels of the logs. Raises InputError where none of them can be used."""
         with TableFile(self.path, self._schema) as file:
-            for labels in self._decoded(readings):
+            for labels in self._decoded(readers):
                 texts = _texts(labels, self.texts[1:])
                 ids = _id_columns(texts[LABEL_FIELDS.index("labelled_event_id")])
                 without_entity = pa.array(self._without_entity(labels))
@@ -207,8 +207,8 @@ class _LabelTable:
                 'values translate it, such as { path = "…", values = { "True" = "fraud" } }'
             )
 
-    def _decoded(self, readings: Sequence[InputReader]) -> Iterator[EventBatch]:
-        for records in (part for reading in readings for parts in reading for part in parts):
+    def _decoded(self, readers: Sequence[InputReader]) -> Iterator[EventBatch]:
+        for records in (part for reader in readers for parts in reader for part in parts):
             labels, faults, tombstones, repaired = self._decoder.read(records)
             self._read += len(records) - tombstones
             self._dead_letters += [to_dead_letter(fault, records) for fault in faults]

@@ -39,7 +39,7 @@ def open_logs_and_join_labels(
             key = (one.topic, run) if one.log else _key(run.config, one)
             shared.setdefault(key, (one, []))[1].append(run)
     in_order = sorted(shared.values(), key=lambda source: list(names).index(source[0].name))
-    events = ((found, read_by) for one, read_by in in_order for found in one.readings())
+    events = ((reader, read_by) for one, read_by in in_order for reader in one.open_readers())
     return [*events, *labels]
 
 
@@ -62,7 +62,7 @@ class _JoinedInput:
     def table(self, folder: Path) -> EventTable:
         """Its events, as the runs will take them."""
         table = EventTable(folder / "events.part", sorted(self.entity_fields))
-        table.read(self.input.readings(), partial(make_route, self.config, self.input.name))
+        table.read(self.input.open_readers(), partial(make_route, self.config, self.input.name))
         return table
 
 
@@ -73,13 +73,15 @@ def _joined(runs: Sequence[ReplayRun]) -> list[tuple[InputReader, list[ReplayRun
     for run in labelled:
         names = [one.name for one in run.request.labels]
         for one in run.request.events:
-            of = shared.setdefault(_key(run.config, one), _JoinedInput(one, run.config))
-            of.entity_fields.update(*(label_entity_fields(run.config, name) for name in names))
+            joined_input = shared.setdefault(_key(run.config, one), _JoinedInput(one, run.config))
+            joined_input.entity_fields.update(
+                *(label_entity_fields(run.config, name) for name in names)
+            )
     with ExitStack() as opened:
         folders = (
             Path(opened.enter_context(TemporaryDirectory(dir=labelled[0].work_dir))) for _ in shared
         )
-        tables = {key: of.table(next(folders)) for key, of in shared.items()}
+        tables = {key: joined_input.table(next(folders)) for key, joined_input in shared.items()}
         joined = [
             (_join(run, one, tables), [run]) for run in labelled for one in run.request.labels
         ]
@@ -88,10 +90,10 @@ def _joined(runs: Sequence[ReplayRun]) -> list[tuple[InputReader, list[ReplayRun
 
 
 def _join(run: ReplayRun, labels: Input, tables: Mapping[_InputKey, EventTable]) -> InputReader:
-    own = [tables[_key(run.config, one)] for one in run.request.events]
-    joined = join(run.config, labels.name, labels.readings(), own, run.work_dir)
+    event_tables = [tables[_key(run.config, one)] for one in run.request.events]
+    joined = join(run.config, labels.name, labels.open_readers(), event_tables, run.work_dir)
     run.add_joined_labels(labels.name, joined)
-    return joined.reading
+    return joined.reader
 
 
 def _key(config: Config, one: Input) -> _InputKey:

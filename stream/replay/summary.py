@@ -26,10 +26,14 @@ Counts = dict[str, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EvaluatedSpan:
-    """What is evaluated: events from a time on and before another one, null where there is no bound;
-    how many these are, and their alerts by monitor; alerts_per_day: the same over the time from the
-    first event to the last, as far as it is evaluated, null where that is none."""
+class EvaluatedTotals:
+    """The evaluated time and the totals in it.
+
+    - from_time, until_time: the bounds, until_time excluded; null is no bound.
+    - events: the number of events. alerts: by monitor.
+    - alerts_per_day: alerts divided by the evaluated days between the first event and the last;
+      null where that time is 0.
+    """
 
     from_time: str | None
     until_time: str | None
@@ -66,7 +70,7 @@ class Summary:
     alerts: Counts
     alerts_published: int
     incidents_opened: int
-    evaluation_span: EvaluatedSpan
+    evaluation_span: EvaluatedTotals
     dead_letters: int
     labels: dict[str, Counts]
     labels_accepted: int
@@ -172,7 +176,7 @@ def summarize(
         alerts={name: tally.alerts[name] for name in names},
         alerts_published=tally.evaluated_alerts.total(),
         incidents_opened=opened.total,
-        evaluation_span=EvaluatedSpan(
+        evaluation_span=EvaluatedTotals(
             from_time=_iso(tally.span.from_ms),
             until_time=_iso(tally.span.until_ms),
             events=tally.evaluated_events,

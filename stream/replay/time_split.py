@@ -15,19 +15,19 @@ from stream.pipeline.decoding import Decoder
 
 
 class EvaluationSpan(NamedTuple):
-    """Events from from_ms on and before until_ms; None where there is no such bound."""
+    """The time range of evaluated events: from_ms up to, but excluding, until_ms; None is no bound."""
 
     from_ms: int | None = None
     until_ms: int | None = None
 
     def contains(self, time_ms: I64) -> Bools:
         """bool[n]: whether events of these times are evaluated."""
-        found = np.ones(len(time_ms), np.bool_)
+        inside = np.ones(len(time_ms), np.bool_)
         if self.from_ms is not None:
-            found &= time_ms >= self.from_ms
+            inside &= time_ms >= self.from_ms
         if self.until_ms is not None:
-            found &= time_ms < self.until_ms
-        return found
+            inside &= time_ms < self.until_ms
+        return inside
 
 
 UNBOUNDED: Final = EvaluationSpan()
@@ -48,16 +48,16 @@ class TimeSplit(NamedTuple):
             )
         _check_order(EvaluationSpan(self.from_ms, self.until_ms))
 
-    def span(self, config: Config, readings: Sequence[InputReader]) -> EvaluationSpan:
+    def span(self, config: Config, readers: Sequence[InputReader]) -> EvaluationSpan:
         """The evaluated time for these inputs. Raises InputError."""
         self.check()
         if self.warm_up_s is None:
             return EvaluationSpan(self.from_ms, self.until_ms)
-        first = [ms for one in readings if (ms := _first_ms(config, one)) is not None]
-        if not first:
+        first_times = [ms for reader in readers if (ms := _first_ms(config, reader)) is not None]
+        if not first_times:
             return EvaluationSpan(None, self.until_ms)
         span = EvaluationSpan(
-            min(min(first) + round(1000 * self.warm_up_s), TIME_MS_MAX), self.until_ms
+            min(min(first_times) + round(1000 * self.warm_up_s), TIME_MS_MAX), self.until_ms
         )
         _check_order(span)
         return span
@@ -74,10 +74,10 @@ def _check_order(span: EvaluationSpan) -> None:
         )
 
 
-def _first_ms(config: Config, reading: InputReader) -> int | None:
+def _first_ms(config: Config, reader: InputReader) -> int | None:
     """The earliest time of an event in an input's first batch; None where it has none."""
-    decoder = Decoder(config.inputs[reading.name], config.limits, [])
-    for parts in reading:
+    decoder = Decoder(config.inputs[reader.name], config.limits, [])
+    for parts in reader:
         events = [decoder.read(records).events for records in parts]
         times = [one.time_ms[one.type_code != LABEL_TYPE] for one in events]
         if any(map(len, times)):

@@ -43,7 +43,7 @@ class Case(NamedTuple):
 
     score: F64
     block: I64
-    scenario: I64
+    scenario_index: I64
     cents: I64
 
 
@@ -53,22 +53,28 @@ def case(seed: int, events: int, distinct: int) -> Case:
     return Case(
         score=rng.integers(0, distinct, events) / 8.0,
         block=rng.integers(0, BLOCKS, events),
-        scenario=np.where(rng.random(events) < 0.2, rng.integers(0, SCENARIOS, events), HONEST),
+        scenario_index=np.where(
+            rng.random(events) < 0.2, rng.integers(0, SCENARIOS, events), HONEST
+        ),
         cents=rng.integers(-50, 10_000, events),
     )
 
 
 def ranked(of: Case, weights: F64, cuts: list[int], budgets: F64 | None = None) -> RankingMeasures:
     """The measures, the ranking taken in pieces."""
-    fraud = of.scenario != HONEST
+    fraud = of.scenario_index != HONEST
     honest = np.bincount(of.block[~fraud], minlength=BLOCKS)
-    kinds = [np.bincount(of.block[of.scenario == s], minlength=BLOCKS) for s in range(SCENARIOS)]
+    kinds = [
+        np.bincount(of.block[of.scenario_index == s], minlength=BLOCKS) for s in range(SCENARIOS)
+    ]
     reader = RankingReader(RankingTotals(honest, np.stack(kinds, axis=1)), weights, budgets)
     order = np.argsort(-of.score, kind="stable")
     for rows in np.split(order, sorted(cuts)):
         ones = np.ones(len(rows), np.int64)
         reader.add(
-            RankedRows(of.score[rows], of.block[rows], of.scenario[rows], ones, of.cents[rows])
+            RankedRows(
+                of.score[rows], of.block[rows], of.scenario_index[rows], ones, of.cents[rows]
+            )
         )
     return reader.finish()
 
@@ -95,7 +101,7 @@ def test_every_resample_is_measured_as_scikit_learn_does(
     resample's weights, however the ranking is cut into pieces and however many scores are equal."""
     of, weights = case(seed, events, distinct), resample_weights(BLOCKS, 3)
     found = ranked(of, weights, cuts)
-    truth = of.scenario != HONEST
+    truth = of.scenario_index != HONEST
     for b in range(weights.shape[1]):
         weight = weights[of.block, b]
         if not 0 < weight[truth].sum() < weight.sum():
@@ -113,8 +119,8 @@ def test_a_scenario_is_measured_against_everything_honest() -> None:
     of = case(1, 2_000, 300)
     found = ranked(of, resample_weights(BLOCKS, 1), [100, 101, 1_500])
     for s in range(SCENARIOS):
-        rows = (of.scenario == s) | (of.scenario == HONEST)
-        truth, score = of.scenario[rows] == s, of.score[rows]
+        rows = (of.scenario_index == s) | (of.scenario_index == HONEST)
+        truth, score = of.scenario_index[rows] == s, of.score[rows]
         assert found.scenario_auc[s] == pytest.approx(metrics.roc_auc_score(truth, score))
         precision = metrics.average_precision_score(truth, score)
         assert found.scenario_precision[s] == pytest.approx(precision)
@@ -124,7 +130,7 @@ def test_the_precision_recall_curve_lies_on_scikit_learns() -> None:
     """Each point is one of scikit-learn's, none is given twice, and the last has every fraud."""
     of = case(2, 5_000, 2_000)
     curve = ranked(of, resample_weights(BLOCKS, 1), [700, 2_000]).by_recall
-    truth = of.scenario != HONEST
+    truth = of.scenario_index != HONEST
     precision, recall, thresholds = metrics.precision_recall_curve(truth, of.score)
     at = np.searchsorted(thresholds, curve.score)
     assert thresholds[at] == pytest.approx(curve.score, abs=0)
@@ -146,7 +152,7 @@ def test_a_budgets_threshold_is_the_lowest_that_keeps_within_it() -> None:
         lower = of.score[~above].max(initial=-1.0)
         assert above.sum() == curve.events[k] <= budgets[k]
         assert lower < 0 or (of.score >= lower).sum() > budgets[k]
-        frauds = above & (of.scenario != HONEST)
+        frauds = above & (of.scenario_index != HONEST)
         assert curve.frauds[k] == frauds.sum()
         assert curve.cents[k] == of.cents[frauds].sum()
     assert curve.events[3] == 1_000
