@@ -56,12 +56,14 @@ NOW_MS, SHARD_BOUND_MS = range(2)
 class ClockWindows(NamedTuple):
     """The state; all arrays but `stream` have a row for each source.
 
-    event_ms: float64[sources, 64], times of the last events. entity: uint64[sources, 64], the last
-    entities; entity_ms: float64[sources, 64], the time of each one's last event; entity_at:
-    int64[sources, 64], the number of events up to it. buckets: uint8[sources, 512], the number of
-    these entities by the remainder of their hash. counts: int64[sources, 2], events and entities
-    seen. bound: float64[sources, 3], the bound (0: none), M and the spread. stream: float64[2],
-    stream time (-1 before the first event) and the largest bound (0: none).
+    - event_ms: float64[sources, 64], times of the last events.
+    - entity: uint64[sources, 64], the last entities.
+    - entity_ms: float64[sources, 64], the time of each entity's last event.
+    - entity_at: int64[sources, 64], the number of events up to and including that event.
+    - buckets: uint8[sources, 512], the number of these entities by the remainder of their hash.
+    - counts: int64[sources, 2], events and entities seen.
+    - bound: float64[sources, 3], the bound (0: none), M and the spread.
+    - stream: float64[2], stream time (-1 before the first event) and the largest bound (0: none).
     """
 
     event_ms: F64
@@ -75,9 +77,13 @@ class ClockWindows(NamedTuple):
 
 
 class BoundedTimes(NamedTuple):
-    """Bounded times of n events. time_ms: int64[n]. stream_ms: float64[n], stream time after each.
-    ahead: bool[n], the event lies beyond its bound. set_back: bool[n], stream time is set back
-    to stream_ms before the event, which happens at most once."""
+    """Bounded times of n events.
+
+    - time_ms: int64[n].
+    - stream_ms: float64[n], stream time after each event.
+    - ahead: bool[n], the event lies beyond its bound.
+    - set_back: bool[n], stream time is set back to stream_ms before the event; at most once.
+    """
 
     time_ms: I64
     stream_ms: F64

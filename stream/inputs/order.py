@@ -21,7 +21,7 @@ from stream.inputs import InputReader
 class LogOrder:
     """The order of a log's events.
 
-    reached_ms: the latest event time so far, before which nothing more is due; a few events from the
+    reached_ms: the latest due time so far; no later event of the log is due before it. A few events from the
     future do not move it (`detectors.clock`). allowed_ms: how much earlier an event may be. A file
     with larger disorder is refused, since its late events would be scored but not learned. monitors:
     those with that `lateness_max`.
@@ -43,8 +43,8 @@ class LogOrder:
         time_ms = np.concatenate([events.time_ms for _, events in parts])
         order = np.arange(len(time_ms))
         if len(parts) > 1:
-            places = [self._reader.log_index(partition, e.offset) for partition, e in parts]
-            order = np.argsort(np.concatenate(places))
+            indices = [self._reader.log_index(partition, e.offset) for partition, e in parts]
+            order = np.argsort(np.concatenate(indices))
         in_order = time_ms[order]
         latest_ms = self._clock.latest(in_order)
         too_late = np.flatnonzero(latest_ms - in_order > self._allowed_ms)

@@ -1,9 +1,9 @@
 """All shards of a configuration over in-memory logs: replay and demo drive this.
 
-Several partitions write to an internal topic. Live they write in arrival order; here rows are merged
-by event time, so that a replay is repeatable and a label comes when it would have come. A row is
-processed only when no earlier one can follow: it waits until its reader knows how far all inputs have
-come.
+Several partitions write to an internal topic. Live, their rows are in arrival order. Here they are
+ordered by due time (`inputs.order`), so that a replay is repeatable and a label is processed at the
+time it became known. A row waits until every input has reached its due time: then no earlier row can
+follow.
 """
 
 from collections import deque
@@ -37,7 +37,7 @@ class ScoredEvents(NamedTuple):
 
 
 class Advanced(NamedTuple):
-    """What has come out of internal topics: alerts, scored events, and records for output topics."""
+    """Output of the stages that read internal topics: alerts, scored events, and records for output topics."""
 
     alerts: list[Alert]
     scored: list[ScoredEvents]
@@ -45,9 +45,9 @@ class Advanced(NamedTuple):
 
 
 class PartitionState(NamedTuple):
-    """A partition's state. next_offset: of the first record that it has not seen, 0 where its records
-    were not a broker's. until_ms: where the offset says nothing, the latest event time that its input
-    has reached; None where there was no event, and of an internal topic."""
+    """A partition's state. next_offset: the offset of the first unprocessed record, 0 where the records
+    came from files. until_ms: for files, the latest event time that the input has reached; None
+    without events, for records of a broker, and for an internal topic."""
 
     log: Log
     partition: int
@@ -58,8 +58,8 @@ class PartitionState(NamedTuple):
 
 @dataclass(slots=True)
 class _PendingRows:
-    """Rows of one partition, in its order. due_ms: int64[n], the due time of each row, as
-    in `inputs.order`: a row is processed when stream time has reached it."""
+    """Rows of one partition, in log order. due_ms: int64[n], the due time of each row: it is processed
+    when every input has reached that time (`inputs.order`)."""
 
     rows: Any
     due_ms: I64
@@ -67,8 +67,8 @@ class _PendingRows:
 
 @dataclass(slots=True)
 class _InputPartition:
-    """A partition of an input: its shard, how far it has come, and the events that wait for their
-    scores. next_offset: after its last record on a broker, 0 where it is read from files."""
+    """A partition of an input: its shard, the latest due time, and the events that wait for their scores.
+    next_offset: the offset after its last record on a broker, 0 where it is read from files."""
 
     shard: Shard
     reached_ms: int = -1
@@ -78,7 +78,7 @@ class _InputPartition:
 
 @dataclass(slots=True)
 class _InternalPartition:
-    """A partition of an internal topic: its shard, and the rows that it has not processed."""
+    """A partition of an internal topic: its shard, and the unprocessed rows."""
 
     shard: Shard
     pending: list[_PendingRows] = field(default_factory=list)
@@ -115,24 +115,24 @@ class InMemoryCluster:
     # -- records in -------------------------------------------------------------------------------
 
     def process(self, input_name: str, records: Records) -> ShardOutput:
-        """Take the next records of a partition of an input, or of a recorded internal topic. The rows
-        for internal topics wait only after `enqueue`."""
+        """Process the next records of a partition of an input, or of a recorded internal topic. Call
+        `enqueue` with the output to pass its rows on to internal topics."""
         if records.topic in self._recorded:
             log = self._recorded[records.topic]
             return self._internal(log, records.partition).shard.process(records)
-        place = (records.topic, records.partition)
-        if place not in self._sources:
+        position = (records.topic, records.partition)
+        if position not in self._sources:
             shard = self._shards.input_shard(input_name, records.partition)
-            self._sources[place] = _InputPartition(shard)
+            self._sources[position] = _InputPartition(shard)
             self._input_of[records.topic] = input_name
-        source = self._sources[place]
+        source = self._sources[position]
         if len(records) and records.timestamp_ms[-1] >= 0:  # records of files have no broker's time
             source.next_offset = int(records.offset[-1]) + 1
         return source.shard.process(records)
 
     def enqueue(self, records: Records, output: ShardOutput, due_ms: I64) -> None:
-        """Let the output for these records wait until it is due. due_ms: int64[n], of its events."""
-        if records.topic in self._recorded:  # their order is the recorded one
+        """Queue the output for these records. due_ms: int64[n], the due time of each of its events."""
+        if records.topic in self._recorded:  # they keep the recorded order
             if isinstance(output.events, EventBatch):
                 self._ready.append(ScoredEvents(output.events, output.scores))
         elif len(due_ms):
@@ -167,7 +167,8 @@ class InMemoryCluster:
                 self._enqueue_record(record, output.events, due_ms)
 
     def _enqueue_record(self, record: InternalRecord, events: Any, due_ms: I64) -> None:
-        """Let a message wait. events: those that its rows stem from; due_ms: int64[n] of these."""
+        """Queue a record of an internal topic. events: the events that its rows were made from; due_ms:
+        int64[n], their due times."""
         internal = self._internal(self._logs[record.log, True], record.partition)
         no_offsets = np.zeros(1, np.int64)
         message = Records(record.log, record.partition, no_offsets, no_offsets, [record.value])
@@ -178,16 +179,16 @@ class InMemoryCluster:
         internal.pending.append(_PendingRows(rows, due_ms[same_source[at]]))
 
     def _internal(self, log: Log, partition: int) -> _InternalPartition:
-        place = (log.name, partition)
-        if place not in self._internals:
-            self._internals[place] = _InternalPartition(self._shards.make(log, partition))
-        return self._internals[place]
+        position = (log.name, partition)
+        if position not in self._internals:
+            self._internals[position] = _InternalPartition(self._shards.make(log, partition))
+        return self._internals[position]
 
-    # -- time goes on -----------------------------------------------------------------------------
+    # -- time -------------------------------------------------------------------------------------
 
     def advance(self, until_ms: float) -> Advanced:
-        """Process all rows of internal topics that are due before that time, which every input has
-        reached; stage after stage, so that a stage sees all output of those before it."""
+        """Process all rows of internal topics with a due time before until_ms, which every input has
+        reached. Stages run in order, so that each one gets all output of the stages before it."""
         alerts: list[Alert] = []
         records: list[OutputRecord] = []
         for name, partition in self._internal_partitions():
@@ -205,15 +206,15 @@ class InMemoryCluster:
 
     def _internal_partitions(self) -> Iterator[TopicPartition]:
         """The partitions of internal topics, in the order of the stages; the stages of one
-        declaration by name, which is the order of the reports on an event. A partition may come to be
-        while earlier ones are processed."""
+        declaration by name, which is the order of the reports on an event. Processing a partition may create
+        later ones."""
         of_declaration = groupby(self._nodes, key=lambda node: node.declaration.name)
         for _, same in of_declaration:
             for name in sorted(node.name for node in same):
-                yield from sorted(place for place in self._internals if place[0] == name)
+                yield from sorted(position for position in self._internals if position[0] == name)
 
     def _put_scores(self, output: ShardOutput) -> None:
-        """Write scores beside the events that wait for them."""
+        """Add the scores to the events that wait for them."""
         if not output.scores:
             return
         events = output.events
@@ -229,7 +230,7 @@ class InMemoryCluster:
                     scores[name].put(at, columns.take(rows[here]))
 
     def _scored(self, until_ms: float) -> Iterator[ScoredEvents]:
-        """The events that are due before that time, with their scores."""
+        """The events with a due time before until_ms, with their scores."""
         for source in self._sources.values():
             while source.pending:
                 pending, scores = source.pending.popleft()
@@ -249,7 +250,8 @@ class InMemoryCluster:
     def states(self) -> Iterator[PartitionState]:
         """The state of every partition of every log, an empty one where it had no records.
 
-        All rows must have been processed. An input without events has come as far as the others.
+        All rows must have been processed. An input without events counts as read up to the latest time of
+        the others.
         """
         next_offset: dict[tuple[str, bool, int], int] = {}
         shards: dict[tuple[str, bool, int], Shard] = {
@@ -266,9 +268,9 @@ class InMemoryCluster:
         for log in self._logs.values():
             until_ms = reached_ms.get(log.name, latest_ms)
             for partition in range(log.partitions):
-                place = log.name, log.internal, partition
-                shard = shards.get(place) or self._shards.make(log, partition)
-                offset = next_offset.get(place, 0)
+                position = log.name, log.internal, partition
+                shard = shards.get(position) or self._shards.make(log, partition)
+                offset = next_offset.get(position, 0)
                 is_known = log.internal or until_ms < 0 or offset > 0
                 yield PartitionState(log, partition, shard, offset, None if is_known else until_ms)
 
@@ -294,7 +296,8 @@ def _scores_input(node: StageNode, input_name: str) -> bool:
 
 
 def _take_due(internal: _InternalPartition, until_ms: float) -> _PendingRows | None:
-    """Take out the rows that are due before that time, in their order; None where there are none."""
+    """Remove and return the rows with a due time before until_ms, ordered by due time; None if there are
+    none."""
     if not internal.pending:
         return None
     rows = internal.shard.join([pending.rows for pending in internal.pending])

@@ -1,10 +1,10 @@
 """Label files: each label gets the entities of its event and the time from which it counts.
 
-A file of labels may hold nothing but event ids and verdicts. DuckDB joins it to the events of the
-other inputs and orders it by the time at which each label became known. The result is an input
-like any other: it is merged with the events by event time, so that a label reaches the stages when
-it became known, and not before. A label whose time is before its event counts from just after the
-event. A label that names an entity itself keeps its own entities and gets no others.
+A file of labels may hold only event ids and verdicts. DuckDB joins it to the events of the other
+inputs and orders it by the time at which each label became known. The replay then merges the joined
+labels with the events by time, as it does for any input, so that a label reaches the stages at the
+time it became known. A label whose time is before its event counts from 1 ms after the event. A label
+that names an entity keeps its own entities and gets none from the event.
 """
 
 from collections import Counter
@@ -36,25 +36,26 @@ from stream.replay.label_verdicts import count_verdicts, most_common_verdicts, s
 from stream.replay.tables import TableFile
 
 UNREADABLE_MAX: Final = 100_000
-"""Labels that may be dead letters. They are held in memory, and more means a wrong mapping."""
+"""Limit of labels that become dead letters, which are held in memory. A file with more has a wrong
+mapping."""
 EXAMPLES_MAX: Final = 10_000
-"""Labels with a repaired field that are kept as examples, in memory; all repairs are counted."""
+"""Limit of labels with a repaired field that are kept in memory as examples; all repairs are counted."""
 ID_KEY: Final = hash_key("")
-"""Event ids are joined by their 128-bit hashes. The key needs no secrecy: a collision would only
-attach a label to another event of the same file."""
+"""Event ids are joined by their 128-bit hashes. The key need not be secret: a collision would only
+join a label to another event of the same file."""
 _ID: Final = [("id_low", pa.int64()), ("id_high", pa.int64())]
 _ROWS: Final = 1_000_000_000_000
-"""More than the rows of one table: the row numbers of several tables stay distinct."""
+"""More than the rows of one table, so that row numbers of several tables are distinct."""
 EFFECTIVE_MS: Final = "greatest(label_ms, due_ms + 1)"
-"""A label counts from its own time, but never earlier than 1 ms after its event is processed, at
-due_ms: so it follows the event even in a partition out of time order."""
+"""A label counts from its own time, but at the earliest 1 ms after due_ms, when its event is processed.
+So it follows the event even in a partition that is not in time order."""
 
 
 class EventTable:
     """The events of one input that labels may be joined to, in a Parquet file.
 
-    entity_fields: the entities that labels get from them. last_ms: when the last of them is
-    processed, -1 without events.
+    entity_fields: the entity fields that labels take from these events. last_ms: the latest due time,
+    -1 without events.
     """
 
     def __init__(self, path: Path, entity_fields: Sequence[str]) -> None:
@@ -66,12 +67,12 @@ class EventTable:
         self._schema = pa.schema([*_ID, *times, *texts])
 
     def read(self, readers: Sequence[InputReader], route: Callable[[], Route]) -> None:
-        """Write all events of the input. route: makes the route stage of a partition, so that
-        records which the run drops, duplicates among them, are no events here."""
+        """Write all events of the input. route: makes the route stage of a partition, which drops the
+        same records as in the run, such as duplicates."""
         routes: dict[int, Route] = {}
         with TableFile(self.path, self._schema) as file:
             for reader in readers:
-                order = LogOrder(reader)  # without a limit: the run checks the order
+                order = LogOrder(reader)  # no lateness limit: the run checks it
                 for parts in reader:
                     routed = []
                     for records in parts:
@@ -79,7 +80,7 @@ class EventTable:
                             routes[records.partition] = route()
                         events = routes[records.partition].process(records).events
                         routed.append((records.partition, events))
-                    # labels among the events move the times as they do in the run
+                    # due times include labels among the events, as in the run
                     for (_, events), due_ms in zip(routed, order.due_times(routed), strict=True):
                         self._write(file, events, due_ms)
 
@@ -97,15 +98,16 @@ class EventTable:
 class JoinedLabels:
     """A label file after the join.
 
-    reader: the labels that models learn from, as an input ordered by the time from which they
-    count. evaluation_only: a table of the same form with labels that only the evaluation uses:
-    their events have none of the entities that learn from labels, or they became known after the
-    last event. counts: labels `read`, and of these `with_entity` (they name one themselves),
-    `joined`, `event_without_entity`, `unknown_event`, `unclear` and `dead_letters`, which add up;
-    further `before_event` (their time was before their event), `after_last_event`, `ambiguous`
-    (several events have the id; the first in event time is taken), and repairs by field.
-    dead_letters: examples of labels with a repaired field included. unclear: verdicts that are
-    neither fraud nor honest, counted; such labels are ignored.
+    - reader: reads the labels that models learn from, ordered by the time from which they count.
+    - evaluation_only: a table of the same form with labels that only the evaluation uses. Their
+      events have no entity that models learn by, or they became known after the last event.
+    - counts: labels `read`, which is the sum of `with_entity` (the label names an entity), `joined`,
+      `event_without_entity`, `unknown_event`, `unclear` and `dead_letters`. Also `before_event` (the
+      label's time was before its event), `after_last_event`, `ambiguous` (several events have the
+      id; the first by event time is taken), and repairs by field.
+    - dead_letters: includes examples of labels with a repaired field.
+    - unclear: the number of labels by verdict, where it is neither fraud nor honest; they are
+      ignored.
     """
 
     reader: FileReader
@@ -122,7 +124,7 @@ def join(
     events: Sequence[EventTable],
     folder: Path,
 ) -> JoinedLabels:
-    """Join the logs of an input of labels to the events of the others, by way of tables in folder.
+    """Join the labels of an input to the events of the other inputs, with temporary tables in folder.
 
     Raises InputError for files that cannot be read, ExtraMissing without DuckDB.
     """
@@ -140,17 +142,19 @@ def join(
         *("with_entity", "joined", "event_without_entity", "unknown_event"),
         *("unclear", "dead_letters"),
     )
-    assert counts["read"] == sum(counts[one] for one in outcomes), counts
-    also = ("before_event", "after_last_event", "ambiguous")
-    ordered = {one: counts[one] for one in ("read", *outcomes, *also)} | labels.repairs.counts()
+    assert counts["read"] == sum(counts[outcome] for outcome in outcomes), counts
+    details = ("before_event", "after_last_event", "ambiguous")
+    ordered_counts = {
+        key: counts[key] for key in ("read", *outcomes, *details)
+    } | labels.repairs.counts()
     reader = FileReader(name, find_files(str(paths[0])), config.inputs[name])
-    return JoinedLabels(reader, paths[1], ordered, labels.dead_letters, labels.unclear)
+    return JoinedLabels(reader, paths[1], ordered_counts, labels.dead_letters, labels.unclear)
 
 
 class _LabelTable:
-    """All readable labels of a file in a Parquet file, and the other ones counted.
+    """Writes the readable labels of an input to a Parquet file, and counts the others.
 
-    texts: the text columns. counts: what is known before the join.
+    texts: the text columns. counts: those known before the join.
     """
 
     def __init__(self, config: Config, name: str, path: Path) -> None:
@@ -172,9 +176,9 @@ class _LabelTable:
         self._dead_letters: list[DeadLetter] = []
         self._examples: list[DeadLetter] = []
         self._faults: Counter[str] = Counter()
-        known = [("label_ms", pa.int64()), ("without_entity", pa.bool_())]
+        join_columns = [("label_ms", pa.int64()), ("without_entity", pa.bool_())]
         texts = [(field, pa.string()) for field in self.texts]
-        self._schema = pa.schema([*_ID, *known, *texts])
+        self._schema = pa.schema([*_ID, *join_columns, *texts])
 
     @property
     def dead_letters(self) -> list[DeadLetter]:
@@ -188,7 +192,7 @@ class _LabelTable:
         return {"read": self._read, "unclear": unclear, "dead_letters": dead_letters}
 
     def read(self, readers: Sequence[InputReader]) -> None:
-        """Write all labels of the logs. Raises InputError where none of them can be used."""
+        """Write all readable labels. Raises InputError where no label can be used."""
         with TableFile(self.path, self._schema) as file:
             for labels in self._decoded(readers):
                 texts = _texts(labels, self.texts[1:])
@@ -228,7 +232,7 @@ class _LabelTable:
         return np.ones(len(labels), np.bool_)
 
     def _unreadable(self) -> InputError:
-        """The error for unreadable labels: most often the mapping is not that of the file."""
+        """The error for unreadable labels. The usual cause is a mapping for another file."""
         [(message, count)] = self._faults.most_common(1)
         name = self._name
         expected = (
@@ -245,17 +249,20 @@ class _LabelTable:
         )
 
 
-_LEARNED: Final = "learned AND NOT late"
-_EVALUATION_ONLY: Final = "learned AND late OR known AND NOT learned"
+_LEARNED: Final = "is_learned AND NOT is_late"
+_EVALUATION_ONLY: Final = "is_learned AND is_late OR has_event AND NOT is_learned"
 
 
 class _Join:
-    """The join, as the table `joined`: a row a label with numbers alone, which DuckDB can move to
-    disk at every step; texts are added when the labels are written.
+    """Joins labels to events in the table `joined`, one row for each label. It holds only numbers, which
+    DuckDB can move to disk at every step; `write` adds the texts.
 
-    joined: line (the label's row), event (the event's row), known (it has an event), time_ms (from
-    when it counts), label_ms, learned (models learn from it), late (it counts after the last event),
-    ambiguous.
+    Columns of `joined`:
+
+    - label_row, event_row: row numbers of the label and of its event. has_event: the event exists.
+    - label_ms: the label's own time. time_ms: the time from which it counts.
+    - is_learned: models learn from it. is_late: it counts from after the last event.
+    - ambiguous: several events have the id.
     """
 
     def __init__(
@@ -268,33 +275,33 @@ class _Join:
         self._sql = sql
         self._texts = labels.texts
         self._learning = learning
-        last_ms = max((one.last_ms for one in events), default=-1)
+        last_ms = max((table.last_ms for table in events), default=-1)
         entities = f"coalesce({', '.join(learning)}) IS NOT NULL" if learning else "true"
         tables = (
-            f"SELECT *, file_row_number + {i * _ROWS} AS event, {entities} AS has_entity "
-            f"FROM {parquet_source(one.path, numbered=True)}"
-            for i, one in enumerate(events)
+            f"SELECT *, file_row_number + {i * _ROWS} AS event_row, {entities} AS has_entity "
+            f"FROM {parquet_source(table.path, numbered=True)}"
+            for i, table in enumerate(events)
         )
         source = parquet_source(labels.path, numbered=True)
         sql.execute(f"CREATE VIEW events AS {' UNION ALL BY NAME '.join(tables)}")
-        sql.execute(f"CREATE VIEW labels AS SELECT *, file_row_number AS line FROM {source}")
-        # one join or group at a time: together they would not fit into the memory limit
+        sql.execute(f"CREATE VIEW labels AS SELECT *, file_row_number AS label_row FROM {source}")
+        # separate statements: one query with all joins and groups would exceed the memory limit
         sql.execute(
-            f"CREATE TABLE pairs AS SELECT line, event_ms::HUGEINT * {_ROWS * _ROWS} + event AS "
-            "place, due_ms, has_entity FROM labels JOIN events USING (id_low, id_high)"
+            f"CREATE TABLE pairs AS SELECT label_row, event_ms::HUGEINT * {_ROWS * _ROWS} + event_row AS "
+            "event_order, due_ms, has_entity FROM labels JOIN events USING (id_low, id_high)"
         )
         sql.execute(
-            "CREATE TABLE matches AS SELECT line, count(*) AS events, "
-            f"(min(place) % {_ROWS * _ROWS})::BIGINT AS event, arg_min(due_ms, place) AS due_ms, "
-            "arg_min(has_entity, place) AS has_entity FROM pairs GROUP BY line"
+            "CREATE TABLE matches AS SELECT label_row, count(*) AS event_count, "
+            f"(min(event_order) % {_ROWS * _ROWS})::BIGINT AS event_row, arg_min(due_ms, event_order) AS due_ms, "
+            "arg_min(has_entity, event_order) AS has_entity FROM pairs GROUP BY label_row"
         )
         sql.execute("DROP TABLE pairs")
         sql.execute(
-            "CREATE TABLE joined AS SELECT *, NOT without_entity OR known AND has_entity AS "
-            f"learned, {last_ms} >= 0 AND time_ms > {last_ms} AS late FROM (SELECT line, label_ms, "
-            "without_entity, due_ms, event, event IS NOT NULL AS known, has_entity, "
-            f"CASE WHEN event IS NULL THEN label_ms ELSE {EFFECTIVE_MS} END AS time_ms, "
-            "events > 1 AS ambiguous FROM labels LEFT JOIN matches USING (line))"
+            "CREATE TABLE joined AS SELECT *, NOT without_entity OR has_event AND has_entity AS "
+            f"is_learned, {last_ms} >= 0 AND time_ms > {last_ms} AS is_late FROM (SELECT label_row, label_ms, "
+            "without_entity, due_ms, event_row, event_row IS NOT NULL AS has_event, has_entity, "
+            f"CASE WHEN event_row IS NULL THEN label_ms ELSE {EFFECTIVE_MS} END AS time_ms, "
+            "event_count > 1 AS ambiguous FROM labels LEFT JOIN matches USING (label_row))"
         )
         sql.execute("DROP TABLE matches")
 
@@ -302,11 +309,11 @@ class _Join:
         """Labels by the outcome of the join."""
         conditions = {
             "with_entity": "NOT without_entity",
-            "joined": "without_entity AND known AND has_entity",
-            "event_without_entity": "without_entity AND known AND NOT has_entity",
-            "unknown_event": "without_entity AND NOT known",
-            "before_event": "known AND label_ms < due_ms",
-            "after_last_event": "learned AND late",
+            "joined": "without_entity AND has_event AND has_entity",
+            "event_without_entity": "without_entity AND has_event AND NOT has_entity",
+            "unknown_event": "without_entity AND NOT has_event",
+            "before_event": "has_event AND label_ms < due_ms",
+            "after_last_event": "is_learned AND is_late",
             "ambiguous": "ambiguous",
         }
         each = (f"count(*) FILTER ({condition})" for condition in conditions.values())
@@ -316,33 +323,34 @@ class _Join:
     def write(self, path: Path, condition: str) -> None:
         """Write the labels for which the condition holds, in Eddy's own fields, ordered by time.
 
-        Of labels that count from the same time, with their event, the one with the latest own time
-        comes last, and so is the final one.
+        Labels that count from the same time are ordered by their own time, so that the latest
+        becomes the final one.
         """
         texts = ", ".join(map(self._text, self._texts))
         columns = [(name, pa.string()) for name in ("type", *self._texts)]
         schema = pa.schema([("time", pa.int64()), *columns], metadata=EDDY_FIELDS)
         entities = "".join(f", {name} AS event_{name}" for name in self._learning)
         self._sql.execute(
-            f"CREATE OR REPLACE TABLE filled AS SELECT line, time_ms, label_ms, without_entity"
-            f"{entities} FROM (SELECT * FROM joined WHERE {condition}) LEFT JOIN events USING (event)"
+            f"CREATE OR REPLACE TABLE with_entities AS SELECT label_row, time_ms, label_ms, without_entity"
+            f"{entities} FROM (SELECT * FROM joined WHERE {condition}) LEFT JOIN events USING (event_row)"
         )
         self._sql.execute(
-            "CREATE OR REPLACE TABLE written AS SELECT time_ms AS time, f.label_ms, line, 'label' AS "
-            f"type, {texts} FROM filled f JOIN labels l USING (line)"
+            "CREATE OR REPLACE TABLE output_rows AS SELECT time_ms AS time, f.label_ms, label_row, 'label' AS "
+            f"type, {texts} FROM with_entities f JOIN labels l USING (label_row)"
         )
         rows = self._sql.fetch_batches(
-            f"SELECT time, type, {', '.join(self._texts)} FROM written ORDER BY time, label_ms, line"
+            f"SELECT time, type, {', '.join(self._texts)} FROM output_rows ORDER BY time, label_ms, label_row"
         )
         with TableFile(path, schema) as file:
             file.write_batches(rows)
 
     def _text(self, name: str) -> str:
-        """A label's text; of an entity that learns, its event's, unless the label names any."""
+        """SQL for a text of a label. An entity field that models learn by is taken from the event where
+        the label names no entity."""
         if name not in self._learning:
             return f"l.{name} AS {name}"
-        event = f"CASE WHEN f.without_entity THEN f.event_{name} END"
-        return f"coalesce(l.{name}, {event}) AS {name}"
+        event_text = f"CASE WHEN f.without_entity THEN f.event_{name} END"
+        return f"coalesce(l.{name}, {event_text}) AS {name}"
 
 
 def _id_columns(ids: pa.StringArray) -> Iterator[pa.Array]:
