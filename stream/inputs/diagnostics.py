@@ -39,7 +39,7 @@ SECONDS_HINT: Final = (
 )
 MISPLACED_KEYS: Final = (
     "keyed_by is wrong: events are in another partition than the partitioner gives their key, so "
-    "that one entity is learned as several. Correct keyed_by or partitioner of the input, or remove "
+    "that each partition learns such an entity separately. Correct keyed_by or partitioner of the input, or remove "
     "both: then its monitors read internal topics"
 )
 InputProblemKind = Literal[

@@ -1,5 +1,5 @@
-"""Notes on odd inputs of a replay, a sentence each: signs of a wrong mapping or of a configuration
-without effect, which would otherwise pass for a result.
+"""Notes of a replay, one sentence each: signs that a mapping is wrong or that a part of the
+configuration has no effect.
 """
 
 from collections import Counter
@@ -52,7 +52,7 @@ class _PartitionCheck:
 
 
 class ReplayNotes:
-    """Collects oddities while a run reads, and gives the notes at the end."""
+    """Collects what the notes need while a run reads, and writes the notes at the end."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -61,12 +61,12 @@ class ReplayNotes:
         self._dead_letters: dict[tuple[str, str], _DeadLetterCount] = {}
         self._texts: dict[str, SuspiciousTexts] = {}
         self._repaired: dict[str, dict[str, str]] = {}
-        """By topic, then by count of a repair: the first example."""
+        """By topic and counter of a repair: the first example."""
         self._partition_checks: dict[str, _PartitionCheck] = {}
 
     def add_batch(self, name: str, output: ShardOutput, *, of_table: bool = False) -> None:
-        """Look at the output of a batch of an input, or of an internal log. of_table: the batch is of
-        a columnar file."""
+        """Add the output for a batch of an input or of an internal log. of_table: the batch comes from a
+        columnar file."""
         if of_table:
             self._texts.setdefault(name, SuspiciousTexts()).observe(output.events)
         self.add_dead_letters(output.dead_letters)
@@ -77,12 +77,12 @@ class ReplayNotes:
             self._check_partitions(name, output.events)
 
     def _check_partitions(self, name: str, events: EventBatch) -> None:
-        found = find_misplaced(events, self._config.inputs[name])
-        keys = self._partition_checks.setdefault(name, _PartitionCheck())
-        keys.checked += found.checked
-        if len(found.rows) and not keys.misplaced:
-            keys.example = record_position(events, int(found.rows[0]))
-        keys.misplaced += len(found.rows)
+        misplaced = find_misplaced(events, self._config.inputs[name])
+        check = self._partition_checks.setdefault(name, _PartitionCheck())
+        check.checked += misplaced.checked
+        if len(misplaced.rows) and not check.misplaced:
+            check.example = record_position(events, int(misplaced.rows[0]))
+        check.misplaced += len(misplaced.rows)
 
     def add_unclear_verdicts(self, name: str, unclear: Counter[str | None]) -> None:
         """Count labels of an input that say neither fraud nor honest."""
@@ -120,13 +120,15 @@ class ReplayNotes:
         )
 
     def _dead_letter_notes(self, tally: Tally) -> Iterator[str]:
-        """The commonest reason of each input, with an example."""
+        """For each input, the most common error with an example."""
         for topic in dict.fromkeys(topic for topic, _ in self._dead_letters):
             of_topic = {
-                code: of for (name, code), of in self._dead_letters.items() if name == topic
+                code: counted
+                for (name, code), counted in self._dead_letters.items()
+                if name == topic
             }
-            code, most = max(of_topic.items(), key=lambda one: one[1].count)
-            total = sum(one.count for one in of_topic.values())
+            code, most = max(of_topic.items(), key=lambda item: item[1].count)
+            total = sum(counted.count for counted in of_topic.values())
             hint = most.hint
             spec, counts = self._config.inputs.get(topic), tally.inputs.get(topic, Counter())
             objects = spec is not None and codec_spec(spec.codec).json_objects
@@ -138,11 +140,11 @@ class ReplayNotes:
             )
 
     def _repair_notes(self, tally: Tally) -> Iterator[str]:
-        """The commonest repair of each input, with an example."""
+        """For each input, the most common repair with an example."""
         for topic, examples in self._repaired.items():
-            named = (n for n, spec in self._config.inputs.items() if topic in (n, spec.topic))
+            names = (n for n, spec in self._config.inputs.items() if topic in (n, spec.topic))
             counts = Counter[str]()
-            for name in named:
+            for name in names:
                 counts += tally.inputs.get(name, Counter()) + Counter(tally.labels.get(name, {}))
             of_topic = {name: counts[name] for name in examples}
             most = max(examples, key=of_topic.__getitem__)
@@ -159,43 +161,47 @@ class ReplayNotes:
                     yield f"{name}: no event has {field}, mapped from {paths}; {misspelling_hint(name, field)}"
 
     def _partition_notes(self) -> Iterator[str]:
-        """Inputs whose keyed_by is not true."""
-        for name, keys in self._partition_checks.items():
-            if keys.misplaced:
+        """Inputs whose events are not in the partition that keyed_by gives."""
+        for name, check in self._partition_checks.items():
+            if check.misplaced:
                 spec = self._config.inputs[name]
                 yield (
-                    f"{name}: {keys.misplaced:,} of {keys.checked:,} events checked are in another "
+                    f"{name}: {check.misplaced:,} of {check.checked:,} events checked are in another "
                     f"partition than {spec.partitioner} of {spec.keyed_by} gives, such as "
-                    f"{keys.example}: one entity is learned as several; correct inputs.{name}.keyed_by "
+                    f"{check.example}: each partition learns such an entity separately; correct inputs.{name}.keyed_by "
                     "or partitioner, or remove both"
                 )
 
     def _time_notes(self, tally: Tally) -> Iterator[str]:
-        """Seconds that were read as milliseconds."""
+        """Times that are probably seconds, read as milliseconds."""
         if tally.last_ms is not None and tally.last_ms < SECONDS_SUSPECTED_BELOW_MS:
             yield (f"the latest event is of {format_time_ms(tally.last_ms)}; {SECONDS_HINT}")
 
     def _monitor_notes(self, tally: Tally) -> Iterator[str]:
-        """Monitors that had events and scored none."""
+        """Monitors that received events and scored none."""
         for monitor in self._config.monitors:
             counts = tally.monitors.get(monitor.name, Counter())
             if counts["scored"] or not counts["not_applicable"]:
                 continue
-            nowhere = all(monitor.entity in self._absent.get(one, ()) for one in monitor.inputs)
-            why = f"no event has its entity, {monitor.entity}" if nowhere else "none concerns it"
-            yield f"monitor {monitor.name} scored none of {counts['not_applicable']:,} events: {why}"
+            no_entity = all(monitor.entity in self._absent.get(name, ()) for name in monitor.inputs)
+            reason = (
+                f"no event has its entity, {monitor.entity}"
+                if no_entity
+                else "none passes its filter"
+            )
+            yield f"monitor {monitor.name} scored none of {counts['not_applicable']:,} events: {reason}"
 
     def _verdict_notes(self) -> Iterator[str]:
-        """Labels without a clear verdict."""
+        """Labels whose verdict is neither fraud nor honest."""
         for name, unclear in self._unclear.items():
             yield (
                 f"{name}: {unclear.total():,} labels say neither fraud nor honest: "
-                f"{most_common_verdicts(unclear)}; no model learns from them, and their events are evaluated as honest, "
-                f"as all without a label are: translate them by inputs.{name}.fields.verdict"
+                f"{most_common_verdicts(unclear)}. They are ignored, so their events are evaluated as honest, as events "
+                f"without a label are; translate these verdicts in inputs.{name}.fields.verdict"
             )
 
     def _learning_notes(self, tally: Tally) -> Iterator[str]:
-        """Whether what is learned from labels decides what assess says."""
+        """Whether assess used the model learned from labels at the end and, if not, why."""
         if self._config.assess is None or self._config.assess.learning is None:
             return
         counts = Counter[str]()
@@ -203,13 +209,13 @@ class ReplayNotes:
             if node.combines:
                 counts = tally.monitors.get(node.name, counts)
         if counts["learning_active"]:
-            yield "learning was in use at the end: assess weighs the monitors by labels"
+            yield "assess: the model learned from labels was in use at the end"
             return
         frauds, honest = counts["learning_frauds"], counts["learning_honest"]
-        why = (
-            f"{frauds:,} frauds and {honest:,} honest events were scored of late before their labels "
-            f"came; a partition needs {EVALUATED_MIN:.0f} of each"
+        reason = (
+            f"it was recently evaluated on {frauds:,} frauds and {honest:,} honest events, and each "
+            f"partition needs {EVALUATED_MIN:.0f} of both"
             if min(frauds, honest) < EVALUATED_MIN
-            else "it predicted labels no better than the monitors alone"
+            else "it predicted labels no better than the harmonic mean of the reports"
         )
-        yield f"learning was not in use at the end, assess is as without labels: {why}"
+        yield f"assess: the model learned from labels was not in use at the end: {reason}"

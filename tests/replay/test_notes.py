@@ -143,12 +143,12 @@ def test_seconds_taken_for_milliseconds_are_noted(tmp_path: Path) -> None:
     ("counts", "expected"),
     [
         ({"learning_frauds": 12, "learning_honest": 900}, "12 frauds and 900 honest events"),
-        ({"learning_frauds": 60, "learning_honest": 900}, "no better than the monitors alone"),
-        ({"learning_active": 1}, "learning was in use at the end"),
+        ({"learning_frauds": 60, "learning_honest": 900}, "no better than the harmonic mean"),
+        ({"learning_active": 1}, "was in use at the end"),
     ],
 )
 def test_use_of_learning_is_noted(counts: dict[str, int], expected: str) -> None:
-    """A note says whether learning was in use at the end and, if not, why."""
+    """A note says whether assess used the learned model at the end and, if not, why."""
     notes = ReplayNotes(load(ROOT / "deploy" / "configs" / "sparkov-labels.toml"))
     [output] = notes.sentences(Tally(monitors={"assess": Counter(counts)}))
     assert expected in output

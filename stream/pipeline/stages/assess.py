@@ -1,9 +1,10 @@
-"""assess: reports in, alerts on their subject out. All reports on one event give one score, which each
-further report revises.
+"""The assess stage: combines the monitors' reports on an event into one score, and raises alerts on the
+subject. Each further report on the event updates the score.
 
-`detectors.fusion.assessment` combines the reports, and learns from labels how, where that is configured. Here
-its decisions become alerts, with reports and training features as contributions. Reports come over an
-internal topic keyed by the subject, or inline where subject and monitors read the same log.
+`detectors.fusion.assessment` combines the reports; where [assess.learning] is configured, it learns
+from labels how to combine them. This stage builds the alerts, with reports and training features as
+contributions. It reads reports from an internal topic keyed by the subject, or inline where the
+monitors and the subject read the same log.
 """
 
 from collections.abc import Sequence
@@ -47,24 +48,23 @@ from stream.pipeline.stages.watch import UNLEARNED, alert_topic, read_path
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AssessOutput(StageOutput):
-    """p_value: float64[n], of each row's event; NaN where the row is not processed. Rows include
-    p-values that are not reports (replay only); a label is then NaN, else 1. activity: uint8[n], of
-    each row."""
+    """p_value: float64[n], of each row's event; NaN for rows that are not processed. For a label it is
+    NaN with `score_all`, else 1. activity: uint8[n], of each row."""
 
     p_value: F64
     activity: U8
 
 
 ACTIVITY_RANK: Final = np.array([QUIET, OVER_BUDGET, SUPPRESSED, UPDATED, OPENED], np.uint8)
-"""An event's activity is the last of these among its reports' activities."""
+"""Activities by rising rank. An event has the highest-ranking activity of its reports."""
 
 
 class Assess(Stage):
     """The stage of one partition of the reports, or of an input that holds all events.
 
-    score_all: rows include p-values that are not reports (replay only), and an event's p-value
-    combines all of them; else it combines the reports so far. reports_grouped:
-    all reports on an event come in one batch, next to each other. sources, ahead_max_ms: see
+    score_all: rows include unreported p-values (replay only), and an event's p-value combines all of
+    its rows; otherwise it combines the reports so far. reports_grouped: all reports on an event come
+    in one batch, next to each other. sources, ahead_max_ms: see
     `Assessment`.
     """
 
@@ -109,19 +109,19 @@ class Assess(Stage):
         self.tally = np.zeros(2, np.int64)
 
     def process(self, reports: ReportBatch) -> AssessOutput:
-        """Take reports and labels in order; alerts for what the policy opened or updated.
+        """Process reports and labels in order, and build an alert for each incident opened or updated.
 
-        Reports of monitors that the configuration no longer has may still be in the log: they are
-        counted and left out. So are labels where nothing is learned.
+        The log may hold reports of monitors that are no longer configured: they are counted and
+        ignored. So are labels where nothing is learned.
         """
         index = {name: k for k, name in enumerate(self.monitors)}
-        monitor = np.array([index.get(m, -1) for m in reports.monitor.to_pylist()], np.int64)
-        labels = (reports.events.type_code == LABEL_TYPE) & self.assessment.learns
-        known = np.flatnonzero((monitor >= 0) | labels)
+        monitor = np.array([index.get(name, -1) for name in reports.monitor.to_pylist()], np.int64)
+        is_learned_label = (reports.events.type_code == LABEL_TYPE) & self.assessment.learns
+        used = np.flatnonzero((monitor >= 0) | is_learned_label)
         p_value = np.full(len(reports), np.nan)
-        ignored = len(reports) - len(known)
+        ignored = len(reports) - len(used)
         if ignored:
-            reports, monitor = reports.take(known), monitor[known]
+            reports, monitor = reports.take(used), monitor[used]
         values = [reports.features[name] for name in self.spec.training_features()]
         assessed = self.assessment.process(
             reports.events,
@@ -132,10 +132,10 @@ class Assess(Stage):
         )
         self.tally += int(assessed.is_report.sum()), ignored
         activity = np.zeros(len(p_value), np.uint8)
-        p_value[known] = assessed.p_of_all if self._score_all else assessed.p
-        activity[known] = assessed.policy_outcome.activity
+        p_value[used] = assessed.p_of_all if self._score_all else assessed.p
+        activity[used] = assessed.policy_outcome.activity
         alerts = [
-            AlertAtRow(int(known[i]), self._alert(reports.events, assessed, i))
+            AlertAtRow(int(used[i]), self._alert(reports.events, assessed, i))
             for i in alerting_rows(assessed.policy_outcome)
         ]
         return AssessOutput(alerts=alerts, p_value=p_value, activity=activity)
@@ -145,10 +145,10 @@ class Assess(Stage):
     ) -> ScoreColumns:
         """The scores of each row's event. Rows on one event are next to each other; each has the
         highest-ranking activity of them."""
-        is_next = np.diff(batch.offset, prepend=-1) != 0
-        is_next |= np.diff(batch.source, prepend=-1) != 0
-        event = np.cumsum(is_next) - 1
-        rank = np.zeros(int(is_next.sum()), np.int64)
+        is_new_event = np.diff(batch.offset, prepend=-1) != 0
+        is_new_event |= np.diff(batch.source, prepend=-1) != 0
+        event = np.cumsum(is_new_event) - 1
+        rank = np.zeros(int(is_new_event.sum()), np.int64)
         np.maximum.at(rank, event, np.argsort(ACTIVITY_RANK)[output.activity])
         scores = empty_scores(0, len(batch), selection)
         return scores._replace(p_value=output.p_value, activity=ACTIVITY_RANK[rank[event]])
@@ -195,16 +195,16 @@ class Assess(Stage):
 
     def _contributions(self, assessed: AssessmentOutput, i: int) -> list[Contribution]:
         """Reports and training features by their share in the combined score; those that lower the
-        score have none."""
+        score have share 0."""
         contribution = assessed.contribution[i]
         present = np.flatnonzero(~np.isnan(contribution))
-        part = np.maximum(contribution[present], 0.0)
-        part = part if part.any() else np.ones(len(present))
-        shown = np.argsort(-part, kind="stable")[: explain.CONTRIBUTIONS_MAX]
-        share = part[shown] / part[shown].sum()
+        positive = np.maximum(contribution[present], 0.0)
+        positive = positive if positive.any() else np.ones(len(present))
+        shown = np.argsort(-positive, kind="stable")[: explain.CONTRIBUTIONS_MAX]
+        share = positive[shown] / positive[shown].sum()
         return [
-            self._contribution(assessed, i, j, one)
-            for j, one in zip(present[shown].tolist(), share.tolist(), strict=True)
+            self._contribution(assessed, i, j, one_share)
+            for j, one_share in zip(present[shown].tolist(), share.tolist(), strict=True)
         ]
 
     def _contribution(
@@ -217,7 +217,7 @@ class Assess(Stage):
             actual, low, high = explain.score_of_p(p), 0.0, self.expected_score
         else:
             actual, low, high = (
-                float(of[i, j]) for of in (assessed.value, assessed.low, assessed.high)
+                float(column[i, j]) for column in (assessed.value, assessed.low, assessed.high)
             )
             low = max(low, 0.0)  # as features are magnitudes
         unusual = actual < low or actual > high
@@ -237,30 +237,30 @@ class Assess(Stage):
 def read_path_of_reports(config: Config, spec: AssessSpec) -> tuple[ReadPath, tuple[str, ...]]:
     """How assess reads reports, and the inputs whose events it reads: inline where its monitors and
     its subject read the same log, else over its internal topic."""
-    of_monitors = [name for monitor in config.monitors for name in monitor.inputs]
-    inputs = list(dict.fromkeys([*of_monitors, *learning_inputs(config)]))
+    monitor_inputs = [name for monitor in config.monitors for name in monitor.inputs]
+    inputs = list(dict.fromkeys([*monitor_inputs, *learning_inputs(config)]))
     direct = all(read_path(config, monitor).internal_topic is None for monitor in config.monitors)
     if direct and len(inputs) == 1 and spec.partitions is None:
-        only = config.inputs[inputs[0]]
-        if only.partitions == 1 or only.keyed_by == spec.subject:
+        only_input = config.inputs[inputs[0]]
+        if only_input.partitions == 1 or only_input.keyed_by == spec.subject:
             reason = f"its monitors and {spec.subject} read the same log"
             return ReadPath(None, reason), (inputs[0],)
-    most = spec.partitions or max(config.inputs[name].partitions for name in inputs)
+    partitions = spec.partitions or max(config.inputs[name].partitions for name in inputs)
     reason = f"reports on one {spec.subject} come from several logs"
     if spec.partitions is not None:
         reason = f"partitions = {spec.partitions} requires it"
-    log = Log(ASSESS.name, f"{config.group}-{ASSESS.name}-reports", most, internal=True)
+    log = Log(ASSESS.name, f"{config.group}-{ASSESS.name}-reports", partitions, internal=True)
     return ReadPath(log, reason), (*learning_inputs(config),)
 
 
 def _nodes(config: Config) -> list[StageNode]:
-    """One where [assess] is configured; unknown inputs are mistakes, reported elsewhere."""
+    """One node where [assess] is configured; none with unknown inputs, which validation reports."""
     if config.assess is None:
         return []
     read = {name for monitor in config.monitors for name in monitor.inputs}
     read |= {*learning_inputs(config)}
-    known = read <= config.inputs.keys() and all(monitor.inputs for monitor in config.monitors)
-    if not config.monitors or not known:
+    all_known = read <= config.inputs.keys() and all(monitor.inputs for monitor in config.monitors)
+    if not config.monitors or not all_known:
         return []
     path, inputs = read_path_of_reports(config, config.assess)
     return [
@@ -306,9 +306,9 @@ def _subscribe(node: StageNode, context: StageContext) -> ReportSubscription:
 
 
 def _learns_from(state: StateConfig) -> dict[str, Basis]:
-    """Its declaration but for the policy; which monitors report over which logs; the inputs; where it
-    learns, the monitors' features. The monitors' rules and learned state do not matter: a p-value
-    means the same whatever a monitor has learned."""
+    """What the state depends on: the declaration without the policy, the monitors with their inputs, the
+    inputs, and, where labels are learned, the monitors' features. The monitors' rules and learned
+    state do not matter: a p-value means the same whatever a monitor has learned."""
     spec = state.assess
     if spec is None:
         return {}
