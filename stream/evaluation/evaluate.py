@@ -1,7 +1,7 @@
 """Evaluate a run against its labels: from counts to measures, one view at a time.
 
 The counts come from SQL (`stream.evaluation.view_tables`), the definitions of the measures from
-`stream.evaluation.measures`; this module says which counts go into which measure.
+`stream.evaluation.measures`; this module passes the counts to the measures.
 """
 
 from collections.abc import Sequence
@@ -59,9 +59,12 @@ def evaluate(run: LabelledRun, scorers: Sequence[Scorer]) -> Evaluation | None:
         "(SELECT count(*) FROM labelled_frauds WHERE events_with_id > 1), "
         "(SELECT count(DISTINCT (field, entity)) FROM labelled_entities)"
     )
-    subject = next((one for one in scorers if one.combines), scorers[0])
+    main_scorer = next((scorer for scorer in scorers if scorer.combines), scorers[0])
     separate = scorers if len(scorers) > 1 else ()
-    views = [(ALL_MONITORS, subject.entity), *((scorer.name, scorer.entity) for scorer in separate)]
+    views = [
+        (ALL_MONITORS, main_scorer.entity),
+        *((scorer.name, scorer.entity) for scorer in separate),
+    ]
     evaluation = Evaluation(
         first_event_time=format_time_ms(first_ms),
         last_event_time=format_time_ms(last_ms),
@@ -84,12 +87,12 @@ def evaluate(run: LabelledRun, scorers: Sequence[Scorer]) -> Evaluation | None:
 
 
 def _without_events(view: View) -> View:
-    """The view where no label is of an event: measures that count frauds among events are undefined."""
-    unknown = dict.fromkeys(("events", "new_events", "entity_days"), UNDEFINED)
+    """The view where no label names an event: measures that count fraudulent events are undefined."""
+    undefined = dict.fromkeys(("events", "new_events", "entity_days"), UNDEFINED)
     return replace(
         view,
         levels={
-            level: replace(one, precision=unknown.get(level, one.precision))
+            level: replace(one, precision=undefined.get(level, one.precision))
             for level, one in view.levels.items()
         },
         precision_at_k=[replace(one, precision=UNDEFINED) for one in view.precision_at_k],
@@ -118,9 +121,9 @@ class _ViewEvaluation:
         tables = self._tables
         events, frauds = tables.events_by_day(), tables.frauds_by_day()
         budgets = self._budgets(int(events[0].sum()))
-        every, new = tables.rank_events(budgets * self._days)
-        ranked = every.measures
-        found = self._frauds_in_top()
+        all_events, new_events = tables.rank_events(budgets * self._days)
+        ranking = all_events.measures
+        frauds_in_top = self._frauds_in_top()
         alerts_of_incidents, incidents = tables.incidents_by_day()
         return View(
             name=self._name,
@@ -128,14 +131,14 @@ class _ViewEvaluation:
             alerts=tables.alerts(),
             incidents=int(incidents.sum()),
             incident_alerts=ratio(alerts_of_incidents, incidents, self._weights),
-            levels=self._levels(every, new),
-            precision_at_k=self._precision_at_k(found, events),
+            levels=self._levels(all_events, new_events),
+            precision_at_k=self._precision_at_k(frauds_in_top, events),
             delay=self._delay(),
             amount=self._amount(frauds),
-            scenarios=self._scenario_figures(ranked, frauds),
-            days=self._day_figures(events, frauds, found),
-            precision_recall=_precision_recall(ranked.by_recall),
-            budget=self._budget(budgets, ranked.by_budget, events, frauds),
+            scenarios=self._scenario_figures(ranking, frauds),
+            days=self._day_figures(events, frauds, frauds_in_top),
+            precision_recall=_precision_recall(ranking.by_recall),
+            budget=self._budget(budgets, ranking.by_budget, events, frauds),
             calibration=self._calibration(),
         )
 
@@ -150,40 +153,40 @@ class _ViewEvaluation:
         }
 
     def _budgets(self, events: int) -> F64:
-        """Alerts a day at which the budget curve is measured: the same steps for every run, up to
-        all events."""
-        a_day = events / self._days
-        tens = range(-1, max(0, ceil(log10(max(a_day, 1.0)))) + 1)
+        """Budgets in alerts a day for the budget curve: the same steps for every run, up to all
+        events."""
+        per_day = events / self._days
+        tens = range(-1, max(0, ceil(log10(max(per_day, 1.0)))) + 1)
         steps = np.array([step * 10.0**ten for ten in tens for step in BUDGET_STEPS])
-        return steps[steps <= a_day]
+        return steps[steps <= per_day]
 
     def _frauds_in_top(self) -> I64:
         """int64[days, k]: frauds among the k entities with the highest scores of each day, for the
         k of `TOP_K`."""
-        found = np.zeros((self._days, len(TOP_K)), np.int64)
-        known: list[set[str]] = []
+        frauds_in_top = np.zeros((self._days, len(TOP_K)), np.int64)
+        found_this_week: list[set[str]] = []
         week = -1
         weeks = ((self._run.days - self._run.days[0]) // WEEK_DAYS).tolist()
         for day, names, frauds in self._tables.daily_rankings(WEEK_DAYS * max(TOP_K)):
             if weeks[day] != week:
-                week, known = weeks[day], [set() for _ in TOP_K]
+                week, found_this_week = weeks[day], [set() for _ in TOP_K]
             for j, k in enumerate(TOP_K):
-                new = measures.found_in_top(names, frauds, k, known[j])
-                found[day, j] = len(new)
-                known[j] |= new
-        return found
+                new = measures.found_in_top(names, frauds, k, found_this_week[j])
+                frauds_in_top[day, j] = len(new)
+                found_this_week[j] |= new
+        return frauds_in_top
 
-    def _precision_at_k(self, found: I64, events: I64) -> list[PrecisionAtK]:
+    def _precision_at_k(self, frauds_in_top: I64, events: I64) -> list[PrecisionAtK]:
         has_events = (events[0] > 0).astype(np.int64)
         return [
-            PrecisionAtK(k=k, precision=ratio(found[:, j], k * has_events, self._weights))
+            PrecisionAtK(k=k, precision=ratio(frauds_in_top[:, j], k * has_events, self._weights))
             for j, k in enumerate(TOP_K)
         ]
 
     def _delay(self) -> Delay:
         block, delay_s = self._tables.delays()
         alerted = ~np.isnan(delay_s)
-        every = np.bincount(block, minlength=ENTITY_BLOCKS)
+        entities = np.bincount(block, minlength=ENTITY_BLOCKS)
         never = np.bincount(block[~alerted], minlength=ENTITY_BLOCKS)
         quartiles = [
             quantile(delay_s[alerted], block[alerted], share, self._entity_weights)
@@ -191,7 +194,7 @@ class _ViewEvaluation:
         ]
         return Delay(
             entities=len(block),
-            never=ratio(never, every, self._entity_weights),
+            never=ratio(never, entities, self._entity_weights),
             first_quartile_s=quartiles[0].value,
             median_s=quartiles[1],
             third_quartile_s=quartiles[2].value,
@@ -206,42 +209,47 @@ class _ViewEvaluation:
             caught_share=ratio(caught, cents, self._weights),
         )
 
-    def _scenario_figures(self, ranked: RankingMeasures, frauds: I64) -> list[Scenario]:
+    def _scenario_figures(self, ranking: RankingMeasures, frauds: I64) -> list[Scenario]:
         present = np.flatnonzero(frauds[0].sum(axis=1)).tolist()
-        figures = [self._scenario(s, ranked, frauds[:, s]) for s in present]
-        return sorted(figures, key=lambda one: (-one.frauds, one.name))
+        figures = [self._scenario(s, ranking, frauds[:, s]) for s in present]
+        return sorted(figures, key=lambda scenario: (-scenario.frauds, scenario.name))
 
-    def _scenario(self, s: int, ranked: RankingMeasures, frauds: I64) -> Scenario:
-        """frauds: int64[5, days], those of the scenario."""
+    def _scenario(self, s: int, ranking: RankingMeasures, frauds: I64) -> Scenario:
+        """The figures of a scenario. s: its index; frauds: int64[5, days], as in `frauds_by_day`."""
         _, delay_s = self._tables.delays(s)
         alerted = delay_s[~np.isnan(delay_s)]
-        one = measures.resample_weights(1)
-        nowhere = np.zeros(len(alerted), np.int64)
+        unweighted = measures.resample_weights(1)
+        one_block = np.zeros(len(alerted), np.int64)
         count, events_alerted, caught, cents, cents_caught = frauds.sum(axis=1).tolist()
         return Scenario(
             name=self._run.scenarios[s],
             frauds=count,
-            roc_auc=_known(ranked.scenario_auc[s]),
-            average_precision=_known(ranked.scenario_precision[s]),
+            roc_auc=_none_if_nan(ranking.scenario_auc[s]),
+            average_precision=_none_if_nan(ranking.scenario_precision[s]),
             alerted=events_alerted,
             recall=ratio(frauds[1], frauds[0], self._weights),
             caught=caught,
             entities=len(delay_s),
             entities_alerted=len(alerted),
-            median_delay_s=quantile(alerted, nowhere, 0.5, one).value,
+            median_delay_s=quantile(alerted, one_block, 0.5, unweighted).value,
             amount=cents / 100,
             amount_caught=cents_caught / 100,
             amount_missed=(cents - cents_caught) / 100,
         )
 
-    def _day_figures(self, events: I64, frauds: I64, found: I64) -> list[Day]:
-        of_all = frauds.sum(axis=1)
+    def _day_figures(self, events: I64, frauds: I64, frauds_in_top: I64) -> list[Day]:
+        all_frauds = frauds.sum(axis=1)
         return [
-            self._day(day, events[:, day].tolist(), of_all[:, day].tolist(), found[day].tolist())
+            self._day(
+                day,
+                events[:, day].tolist(),
+                all_frauds[:, day].tolist(),
+                frauds_in_top[day].tolist(),
+            )
             for day in np.flatnonzero(events[0]).tolist()
         ]
 
-    def _day(self, day: int, events: list[int], frauds: list[int], found: list[int]) -> Day:
+    def _day(self, day: int, events: list[int], frauds: list[int], frauds_in_top: list[int]) -> Day:
         count, fraud_count, alerts, true_alerts = events
         _, alerted, caught, cents, cents_caught = frauds
         return Day(
@@ -256,7 +264,7 @@ class _ViewEvaluation:
             recall=alerted / fraud_count if fraud_count else None,
             amount_fraud=cents / 100,
             amount_caught=cents_caught / 100,
-            precision_at_k=[new / k for new, k in zip(found, TOP_K, strict=True)],
+            precision_at_k=[new / k for new, k in zip(frauds_in_top, TOP_K, strict=True)],
         )
 
     def _budget(self, budgets: F64, curve: Curve, events: I64, frauds: I64) -> list[BudgetPoint]:
@@ -267,11 +275,11 @@ class _ViewEvaluation:
                 alerts_per_day=alerts_per_day,
                 score=score,
                 events=int(count),
-                precision=found / count,
-                recall=found / all_frauds if all_frauds else None,
+                precision=frauds_found / count,
+                recall=frauds_found / all_frauds if all_frauds else None,
                 amount_caught_share=caught / cents if cents else None,
             )
-            for alerts_per_day, score, count, found, caught in points
+            for alerts_per_day, score, count, frauds_found, caught in points
             if count
         ]
 
@@ -279,29 +287,29 @@ class _ViewEvaluation:
         counts = self._tables.honest_by_score(HALF_DECADES[-1])
         honest = counts.sum(axis=1)
         points = []
-        for half in HALF_DECADES:
-            p, below = 10.0 ** (-half / 2), counts[:, half:].sum(axis=1)
+        for half_decade in HALF_DECADES:
+            p, at_most_p = 10.0 ** (-half_decade / 2), counts[:, half_decade:].sum(axis=1)
             points.append(
                 CalibrationPoint(
                     p=p,
-                    observed=ratio(below, honest, self._weights),
-                    events=int(below.sum()),
+                    observed=ratio(at_most_p, honest, self._weights),
+                    events=int(at_most_p.sum()),
                 )
             )
-        return [one for one in points if one.events or one.p * honest.sum() >= 1]
+        return [point for point in points if point.events or point.p * honest.sum() >= 1]
 
 
 def _level(ranking: Ranking) -> LevelMeasures:
-    ranked, weights = ranking.measures, ranking.weights
-    every, alerted, published = ranking.counts.sum(axis=2)
+    measured, weights = ranking.measures, ranking.weights
+    total, alerted, published = ranking.counts.sum(axis=2)
     frauds, frauds_alerted, frauds_published = ranking.counts[:, :, 1:].sum(axis=2)
     blocks = int(np.count_nonzero(frauds))
     return LevelMeasures(
-        count=int(every.sum()),
+        count=int(total.sum()),
         frauds=int(frauds.sum()),
-        roc_auc=with_interval(ranked.roc_auc, blocks),
-        average_precision=with_interval(ranked.average_precision, blocks),
-        recall_at_false_positives=with_interval(ranked.recall_at_false_positives, blocks),
+        roc_auc=with_interval(measured.roc_auc, blocks),
+        average_precision=with_interval(measured.average_precision, blocks),
+        recall_at_false_positives=with_interval(measured.recall_at_false_positives, blocks),
         alerted=int(alerted.sum()),
         frauds_alerted=int(frauds_alerted.sum()),
         published=int(published.sum()),
@@ -321,5 +329,5 @@ def _precision_recall(curve: Curve) -> list[PrecisionRecallPoint]:
     ]
 
 
-def _known(value: float) -> float | None:
+def _none_if_nan(value: float) -> float | None:
     return None if np.isnan(value) else float(value)

@@ -1,19 +1,20 @@
-"""A run's tables joined with its labels, as tables in a database.
+"""A run's tables joined with its labels, in a database.
 
-This module alone decides which event is a fraud, which event is alerted, which fraud was caught and
+This module alone defines which event is a fraud, which event is alerted, which fraud is caught, and
 which entity is known as compromised on a day:
 
-- A label with an event id applies to the first event in event time that has the id, in any input.
+- A label with an event id applies to the event with that id, in any input; if there are several, to
+  the first by event time.
 - An event is *alerted* if the policy opened an incident with it, updated one, or counted it in one.
-  Verdicts of incidents, recall, delays and caught frauds are based on alerted events. It is
-  *published* if an alert was published on it, which somebody has to review: precision is based on
-  published events.
-- A fraud is *caught* if it is alerted, or while the action recommended by an alert on one of its
-  entities is in force.
+  Verdicts of incidents, recall, delays and caught frauds are based on alerted events.
+- An event is *published* if an alert was published on it, which an analyst has to review. Precision
+  is based on published events.
+- A fraud is *caught* if it is alerted, or if it happens while an action recommended by an alert on
+  one of its entities is in force.
 - A label that names only entities marks them as fraudulent without naming the event. It counts for
-  the entities and their incidents, and from its time on for entities known as compromised.
+  these entities and their incidents; from its time on they are known as compromised.
 
-DuckDB moves to disk what does not fit into memory.
+DuckDB moves data that does not fit into memory to disk.
 """
 
 from collections.abc import Iterator, Sequence
@@ -34,16 +35,16 @@ if TYPE_CHECKING:
 DAY_MS: Final = 86_400_000
 WEEK_DAYS: Final = 7
 SCENARIOS_MAX: Final = 32
-"""Kinds of fraud evaluated separately; the rarer ones are evaluated together, as `OTHERS`."""
+"""The most frequent scenarios are evaluated separately; the rarer ones together, as `OTHERS`."""
 OTHERS: Final = "(others)"
 MISSED_FRAUDS_SQL: Final = "SELECT * FROM frauds WHERE evaluated AND NOT caught"
 CENTS: Final = "CAST(round_even(least(abs(coalesce(amount, 0)) * 100, 9e15), 0) AS BIGINT)"
-"""Whole cents, whose sums do not depend on the order of addition, bounded because an amount may be any
-number. A negative amount, such as a refund, counts by its absolute value: a stolen refund is a loss.
-`incident_table.in_cents` is the same for arrays."""
+"""SQL for an amount in whole cents. Sums of integers do not depend on the order of addition; the bound
+prevents overflow. A negative amount, such as a refund, counts by its absolute value: a stolen refund
+is a loss. `incident_table.in_cents` does the same for arrays."""
 PUBLISHED: Final = ("opened", "updated")
 ALERTED: Final = (*PUBLISHED, "counted")
-"""Policy outcomes of an event that belongs to an incident; `table_columns.ACTIVITIES` has all."""
+"""Activities of an event that belongs to an incident; `table_columns.ACTIVITIES` has all."""
 ROWS_MAX: Final = 1_000_000_000_000
 
 
@@ -58,9 +59,9 @@ class TableFiles:
 
 @dataclass(frozen=True, slots=True)
 class Scorer:
-    """A stage whose scores are evaluated. min_alert_score: the least score on which it can alert.
-    feature_names: of a monitor's features and detectors. combines: its scores combine the reports of
-    the other stages, and an event without a report scores 0."""
+    """A stage whose scores are evaluated. min_alert_score: the lowest score that can raise an alert.
+    feature_names: names of a monitor's features and detectors. combines: it combines the reports of
+    the other stages (assess); an event without a report scores 0."""
 
     name: str
     entity: str
@@ -72,15 +73,19 @@ class Scorer:
 class LabelledRun(SqlSession):
     """The tables `days`, `events`, `frauds`, `alerted_events`, `labelled_entities` and `compromised`.
 
-    days: day, from 0 on, of each calendar day (from 1970) that has an event to be evaluated. events:
-    what is to be evaluated, a row each: day, scenario (an index into `scenarios`, -1 honest),
-    cents, score, the entity fields, and of any scorer and each, `…_‹scorer›`, alerted and
-    published; score_‹scorer›, of assess 0 where it had no report. frauds: every event labelled
-    fraud, with all columns of its score, its known_time, and of any and each caught; nearest: the
-    scorer whose score came nearest to an alert, gap: what that lacked, both null where none evaluated
-    it. alerted_events: event_time and entity fields of every alerted event. labelled_entities:
-    field, entity and known_time of the entities that labels name as fraudulent. compromised: entity
-    and day, of the entities in one field that were known to be compromised on that day.
+    - days: calendar (days since 1970) and day (0, 1, …) of each day with an evaluated event.
+    - events: one row for each evaluated event: day, scenario_index (-1: honest), cents, score, the
+      entity fields, alerted and published. Also, for each scorer, alerted_‹scorer›,
+      published_‹scorer› and score_‹scorer›; the score of assess is 0 without a report.
+    - frauds: every event labelled fraud, with all columns of scores, scenario, scenario_index,
+      known_time, caught and caught_‹scorer›. nearest: the scorer whose score was nearest to an alert.
+      gap: its min_alert_score minus its score. Both are null if no monitor scored the event.
+    - alerted_events: event_time and entity fields of every alerted event.
+    - labelled_entities: field, entity and known_time of entities that labels name as fraudulent
+      without an event.
+    - compromised: entity and day, for the entities of one field known as compromised on that day.
+
+    scenarios: the scenario of each scenario_index; `OTHERS` stands for several.
     """
 
     def __init__(
@@ -107,7 +112,7 @@ class LabelledRun(SqlSession):
         )
 
     def frauds(self) -> Iterator[pa.RecordBatch]:
-        """The rows of frauds.parquet: the columns of the scores, and those of labels and alerts."""
+        """The rows of frauds.parquet: the columns of scores, then those from labels and alerts."""
         columns = ", ".join(f'"{name}"' for name in self._columns)
         return self.fetch_batches(
             f"SELECT {columns}, scenario, known_time, alerted, published, caught, nearest, gap "
@@ -115,10 +120,10 @@ class LabelledRun(SqlSession):
         )
 
     def make_compromised(self, field: str) -> None:
-        """Make `compromised` for a field, as the Fraud Detection Handbook leaves cards out: on a day of
-        the week that starts on day W, those with a fraud that became known before that day, and not
-        earlier than a week before W. With labels 7 days late, these are frauds from W - 14 days to
-        8 days before that day. The first week starts with the first evaluated day.
+        """Make `compromised` for a field, by the rule of the Fraud Detection Handbook. In the week that
+        starts on day W, an entity is compromised on day D if a fraud of it became known from W - 7
+        to D - 1. With labels 7 days late, these are frauds from W - 14 to D - 8. The first week starts
+        on the first evaluated day.
         """
         self.execute(
             "CREATE OR REPLACE TABLE compromised AS SELECT DISTINCT f.entity, d.day FROM (SELECT "
@@ -133,8 +138,8 @@ class LabelledRun(SqlSession):
         return int(self.days[0]) if len(self.days) else 0
 
     def _make_days(self) -> None:
-        """days: int64[days], the calendar days with an event to be evaluated, rising. span_ms: the
-        first and the last time of such an event."""
+        """Make `days`, and set days: int64[days], the calendar days with an evaluated event, rising; and
+        span_ms: the first and the last time of such an event."""
         self.execute(
             "CREATE TABLE days AS SELECT row_number() OVER (ORDER BY calendar) - 1 AS day, calendar "
             f"FROM (SELECT DISTINCT {calendar_day('event_time')} AS calendar FROM scores WHERE evaluated)"
@@ -187,40 +192,49 @@ class LabelledRun(SqlSession):
         )
 
     def _make_frauds(self) -> None:
-        held = (
-            f"SELECT f.row, h.monitor FROM fraud f JOIN alerts h "
-            f"ON h.entity_type = '{field}' AND h.entity = f.{field} "
-            "AND f.event_time >= h.event_time "
-            "AND f.event_time < h.event_time + to_milliseconds(1000 * h.ttl_s)"
+        actions_in_force = (
+            f"SELECT f.row, a.monitor FROM fraud f JOIN alerts a "
+            f"ON a.entity_type = '{field}' AND a.entity = f.{field} "
+            "AND f.event_time >= a.event_time "
+            "AND f.event_time < a.event_time + to_milliseconds(1000 * a.ttl_s)"
             for field in self.fields
         )
-        of = (f", bool_or(monitor = '{w.name}') AS held_{w.name}" for w in self.scorers)
-        caught = (
-            f"f.alerted{own} OR coalesce(h.held{own}, false) AS caught{own}"
-            for own in self._column_suffixes()
+        by_scorer = (
+            f", bool_or(monitor = '{scorer.name}') AS in_force_{scorer.name}"
+            for scorer in self.scorers
         )
-        gaps = {w.name: f"{w.min_alert_score!r} - score_{w.name}" for w in self.scorers}
-        whose = (f"WHEN {gap} THEN '{name}'" for name, gap in gaps.items())
-        least = f"least({', '.join(gaps.values())})"
+        caught = (
+            f"f.alerted{suffix} OR coalesce(a.in_force{suffix}, false) AS caught{suffix}"
+            for suffix in self._column_suffixes()
+        )
+        gaps = {
+            scorer.name: f"{scorer.min_alert_score!r} - score_{scorer.name}"
+            for scorer in self.scorers
+        }
+        nearest = (f"WHEN {gap} THEN '{name}'" for name, gap in gaps.items())
+        smallest_gap = f"least({', '.join(gaps.values())})"
         self.execute(
             f"CREATE TABLE frauds AS WITH fraud AS (SELECT s.*, known_time, day, l.scenario, scenario_index, "
-            f"{CENTS} AS cents, {self._activity_columns()}, {least} AS gap, "
-            f"CASE {least} {' '.join(whose)} END AS nearest FROM scores s "
+            f"{CENTS} AS cents, {self._activity_columns()}, {smallest_gap} AS gap, "
+            f"CASE {smallest_gap} {' '.join(nearest)} END AS nearest FROM scores s "
             f"JOIN labelled_frauds l USING (row) LEFT JOIN days ON calendar = {calendar_day('event_time')}) "
-            f"SELECT f.*, {', '.join(caught)} FROM fraud f LEFT JOIN (SELECT row, true AS held"
-            f"{''.join(of)} FROM ({' UNION ALL '.join(held)}) GROUP BY row) h USING (row)"
+            f"SELECT f.*, {', '.join(caught)} FROM fraud f LEFT JOIN (SELECT row, true AS in_force"
+            f"{''.join(by_scorer)} FROM ({' UNION ALL '.join(actions_in_force)}) GROUP BY row) a USING (row)"
         )
 
     def _make_labelled_entities(self, columns: Sequence[str]) -> None:
-        """columns: of labels.parquet, with entity columns only where labels name entities alone."""
-        each = (
+        """columns: those of labels.parquet; it has entity columns only if labels name entities without an
+        event."""
+        by_field = (
             f"SELECT '{field}' AS field, {field} AS entity, known_time FROM labels "
             f"WHERE verdict = 'fraud' AND {field} IS NOT NULL"
             for field in ENTITY_FIELDS
             if field in columns
         )
-        nobody = "SELECT '' AS field, '' AS entity, now()::TIMESTAMP AS known_time WHERE false"
-        self.execute(f"CREATE TABLE labelled_entities AS {' UNION ALL '.join([nobody, *each])}")
+        no_rows = "SELECT '' AS field, '' AS entity, now()::TIMESTAMP AS known_time WHERE false"
+        self.execute(
+            f"CREATE TABLE labelled_entities AS {' UNION ALL '.join([no_rows, *by_field])}"
+        )
 
     def _score(self, scorer: Scorer) -> str:
         name = f"score_{scorer.name}"
@@ -229,13 +243,13 @@ class LabelledRun(SqlSession):
         return f"CASE WHEN {scorer.entity} IS NOT NULL THEN coalesce({name}, 0) END AS {name}"
 
     def _activity_columns(self) -> str:
-        """The columns alerted and published, of all scorers together and of each."""
-        every = [scorer.name for scorer in self.scorers]
+        """SQL for the columns alerted and published, of all scorers together and of each."""
+        all_names = [scorer.name for scorer in self.scorers]
         return ", ".join(
-            f"{activity_is(names, among)} AS {what}{own}"
-            for what, among in (("alerted", ALERTED), ("published", PUBLISHED))
-            for names, own in zip(
-                [every, *([name] for name in every)], self._column_suffixes(), strict=True
+            f"{activity_is(names, activities)} AS {column}{suffix}"
+            for column, activities in (("alerted", ALERTED), ("published", PUBLISHED))
+            for names, suffix in zip(
+                [all_names, *([name] for name in all_names)], self._column_suffixes(), strict=True
             )
         )
 
@@ -249,6 +263,6 @@ def calendar_day(time: str) -> str:
     return f"epoch_ms({time}) // {DAY_MS}"
 
 
-def activity_is(scorers: Sequence[str], among: tuple[str, ...]) -> str:
-    """SQL for whether an event has one of these outcomes for any of the scorers."""
-    return f"({' OR '.join(f'coalesce(activity_{one} IN {among!r}, false)' for one in scorers)})"
+def activity_is(scorers: Sequence[str], activities: tuple[str, ...]) -> str:
+    """SQL for whether an event has one of these activities for any of the scorers."""
+    return f"({' OR '.join(f'coalesce(activity_{name} IN {activities!r}, false)' for name in scorers)})"

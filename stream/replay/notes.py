@@ -187,7 +187,7 @@ class ReplayNotes:
             reason = (
                 f"no event has its entity, {monitor.entity}"
                 if no_entity
-                else "none passes its filter"
+                else "none matches its where"
             )
             yield f"monitor {monitor.name} scored none of {counts['not_applicable']:,} events: {reason}"
 
