@@ -1,10 +1,11 @@
 """The result types of a comparison: `comparison.json` holds one `Comparison`.
 
-The other runs are compared with the first. The measures of one run are in its own
-`Evaluation`; the types here hold the differences, and what a page needs to show runs side by side.
+Each other run is compared with the first. The measures of one run are in its own `Evaluation`; these
+types hold the differences and the data that the page shows side by side.
 
-An event *with an alert* is one that an alert was published on, which somebody has to review. *Alerted on* are those that were counted into an incident, too (`run`): only the
-recall at the alert budget, and the frauds' amount alerted on, go by it.
+An event *with an alert* is one that an alert was published on, which an analyst has to review. An event
+is *alerted* also if it was only counted in an incident (`labelled_run`): the recall at the alert budget
+and the share of the frauds' amount alerted on use alerted events.
 """
 
 from dataclasses import dataclass
@@ -14,10 +15,10 @@ from stream.evaluation.results import Estimate, View
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComparedRun:
-    """One of the runs. folder: in which it lies, beside comparison.json. events, alerts, incidents:
-    in the time that is evaluated, incidents by when they were opened. cpu_s: what it cost, the
-    decoding that all share left out. state_bytes: of all its shards at the end. view: what labels
-    say of it as a whole, null where there are none."""
+    """One of the runs. folder: its folder, beside comparison.json. events, alerts, incidents: in the
+    evaluated time, incidents by opening time. cpu_s: CPU time without the shared decoding.
+    state_bytes: the state of all shards at the end. view: the evaluation's view "all", null without
+    labels."""
 
     name: str
     folder: str
@@ -41,12 +42,15 @@ class SettingDifference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """A measure of both runs, on events. "recall at equally many alerts": of the frauds with an
-    alert, as if the run with more such events had but as many as the other, those with the highest
-    scores; null where either has none. difference: the other's less the first one's, and its 95 %
-    interval from a bootstrap in which both are resampled by the same days. sign: 1 where the other's
-    is higher, -1 where the first one's is, if that is significant: where the interval does not
-    hold 0, or there is none because it is the same on every resample; else 0."""
+    """A measure of both runs, on events. "recall at equally many alerts" counts frauds with an alert; of
+    the run with more alerted events it keeps only as many as the other has, those with the highest
+    scores. It is null if either run has none.
+
+    - difference: the other run's value minus the first one's, with the 95 % interval of a bootstrap that
+      resamples the same days in both.
+    - sign: 1 if the other's value is significantly higher, -1 if the first one's is, else 0. A difference
+      is significant if its interval excludes 0, or if all resamples give the same difference.
+    """
 
     measure: str
     first: float | None
@@ -57,11 +61,13 @@ class Difference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overlap:
-    """What both have and what only one has. what: "events" with an alert, "entities" likewise,
-    "incidents" (both: those of the first during which the other had an alert on the same entity;
-    other_only: those of the other during which the first had none), "amount" of the events with an
-    alert; with labels the same of frauds: "frauds", "fraud entities" (with an incident that is
-    fraud), "fraud amount"."""
+    """What both runs have, and what only one has. what:
+
+    - "events", "entities": with an alert. "amount": of the events with an alert.
+    - "incidents": both counts incidents of the first run during which the other had an alert on the same
+      entity; other_only counts incidents of the other during which the first had none.
+    - with labels also "frauds", "fraud entities" (with a fraud incident) and "fraud amount".
+    """
 
     what: str
     both: float
@@ -71,7 +77,7 @@ class Overlap:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaughtByOne:
-    """A fraud with an alert of only one of two runs, and the scores that both gave it."""
+    """A fraud on which only one of two runs has an alert, and its score in both."""
 
     event_id: str
     event_time: str
@@ -83,8 +89,8 @@ class CaughtByOne:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Period:
-    """Events with an alert from one day (UTC) on, by run, and those that both have. share: of those
-    that either has, null where there are none."""
+    """Events with an alert in the period from one day (UTC) on: in each run, and in both. share: both, as
+    a share of the events with an alert in either; null if there are none."""
 
     from_day: str
     first: int
@@ -104,14 +110,15 @@ class ScoreBand:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drift:
-    """How far the scores have moved.
+    """How much the scores differ between two runs.
 
-    rank_correlation: Spearman's, of the scores cut to steps of `SCORE_STEP`, ties at their mean
-    rank; null where a run gives all the same. population_stability: Σ (q - p) ln (q/p) over the
-    shares between one band and the next, half an event added to each (index of B. Yurdakul,
-    "Statistical Properties of Population Stability Index", 2018); below 0.1 is held for no change,
-    above 0.25 for a large one. alerts_in_common: events with an alert of both, of those with one of
-    either; periods: by time, each of period_days.
+    - rank_correlation: Spearman's, of scores rounded down to steps of `SCORE_STEP`, ties at their mean
+      rank; null if all scores of a run are equal.
+    - population_stability: Σ (q - p) ln (q/p) over the shares of events in each band, with half an event
+      added to each (B. Yurdakul, "Statistical Properties of Population Stability Index", 2018). By
+      convention, below 0.1 means no change and above 0.25 a large one.
+    - alerts_in_common: events with an alert in both runs, as a share of those with an alert in either.
+    - periods: the same by time, each of period_days.
     """
 
     events: int
@@ -125,10 +132,10 @@ class Drift:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
-    """The first run and another. conclusion: which is better, if that is known; alert_volume: how
-    many events with an alert each has, and with labels how many of them are fraud; reason: by how
-    much it is better, the difference as the better one has it. caught_by_first_only, caught_by_other_only: the largest
-    frauds, at most 10, with an alert of only that one."""
+    """The first run and another. conclusion: which is better, if that is known. alert_volume: the
+    number of events with an alert in each, and with labels the share that is fraud. reason: the
+    differences, from the better run's side. caught_by_first_only, caught_by_other_only: the largest
+    frauds, at most 10, on which only that run has an alert."""
 
     first: str
     other: str
@@ -144,10 +151,11 @@ class Pair:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """The comparison of all runs. conclusion: of all pairs, with the alert volume of each.
-    no_evaluation_reason: why labels do not tell which is right, null where they do. first_event_time, last_event_time: of all events;
-    evaluated_from, evaluated_until: of those that are evaluated, null without such a bound. settings:
-    the first of settings_differing."""
+    """The comparison of all runs. conclusion: the conclusions of all pairs, with their alert volumes.
+    no_evaluation_reason: why the runs were not evaluated against labels, null if they were.
+    first_event_time, last_event_time: of all events. evaluated_from, evaluated_until: the bounds of the
+    evaluated time, null without a bound. settings: the first differing settings; settings_differing:
+    the number of all."""
 
     conclusion: str
     no_evaluation_reason: str | None

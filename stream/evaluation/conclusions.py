@@ -1,8 +1,8 @@
 """The headline of a run and the conclusion about a pair of runs, in sentences.
 
-Both stand in the JSON beside the page. A run is called better only where an interval says so, and
-never for alerting more: what alerts find is compared where both alert equally often, and the
-volume and precision of each are given beside it, first where they differ most.
+The JSON and the page hold the same sentences. A run is called better only if a difference is
+significant, and never because it alerts more: recall is compared at equally many alerts, and the
+number and precision of each run's alerts are given with it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ EQUAL_RECALL: Final = "recall at equally many alerts"
 
 
 class PairConclusion(NamedTuple):
-    """Of a pair: which run is better, as far as it is known; the alerts of each; and by how much."""
+    """Which run of a pair is better, if that is known; the alerts of each run; and the differences."""
 
     conclusion: str
     alert_volume: str
@@ -36,7 +36,7 @@ class PairConclusion(NamedTuple):
 
 
 def run_headline(evaluation: Evaluation | None, alerts: int, incidents: int) -> str:
-    """What a run led to. alerts, incidents: in the time that is evaluated."""
+    """The result of a run in one sentence. alerts, incidents: in the evaluated time."""
     if evaluation is None:
         return f"{format_quantity(alerts, 'alert')} in {format_quantity(incidents, 'incident')}"
     if evaluation.labelled_entities and not evaluation.frauds:
@@ -55,12 +55,12 @@ def run_headline(evaluation: Evaluation | None, alerts: int, incidents: int) -> 
 
 def no_evaluation_reason(labels_read: int, labels_accepted: int) -> str:
     """Why a run has no evaluation. labels_read: labels read, from files or among
-    the events; labels_accepted: those with a verdict that are of these events."""
+    the events. labels_accepted: labels of these events with a known verdict."""
     if not labels_read:
         return "No labels were given, so nothing here says which alerts were right."
     if not labels_accepted:
-        return f"Of the {format_quantity(labels_read, 'label')} none is of an event that was read."
-    return f"{format_quantity(labels_accepted, 'label')} were given, but no event lies in the time that is evaluated."
+        return f"Of the {format_quantity(labels_read, 'label')} none belongs to an event that was read."
+    return f"{format_quantity(labels_accepted, 'label')} were given, but no event lies in the evaluated time."
 
 
 # -- a pair ---------------------------------------------------------------------------------------
@@ -73,26 +73,31 @@ def pair_conclusion(
     with_alert: tuple[int, int],
     drift: Drift,
 ) -> PairConclusion:
-    """Which of two runs is better: by how it ranks, and by what its alerts find. with_alert:
-    how many events of either have one."""
-    by_measure = {one.measure: one for one in differences}
+    """Which of two runs is better, by ranking and by recall. with_alert: the number of events with an
+    alert in each run."""
+    by_measure = {difference.measure: difference for difference in differences}
     precision = by_measure.get(PRECISION)
     shares = (precision.first, precision.other) if precision else (None, None)
-    cost = "; ".join(map(_volume_text, (first, other), with_alert, shares))
+    alert_volume = "; ".join(map(_volume_text, (first, other), with_alert, shares))
     if not differences:
         text = f"Without labels of events nobody can say whether {first} or {other} is better"
-        return PairConclusion(text, cost, _overlap_text(drift))
+        return PairConclusion(text, alert_volume, _overlap_text(drift))
     by_rank, by_alerts = by_measure[AVERAGE_PRECISION].sign, by_measure[EQUAL_RECALL].sign
     sign = by_rank or by_alerts or 1
-    one, than = (other, first) if sign > 0 else (first, other)
-    apart = _volume_difference((first, other), with_alert, by_measure)
-    left_out = [*([] if min(with_alert) else [EQUAL_RECALL]), *([] if apart else [RECALL])]
-    because = "; ".join(
+    better, worse = (other, first) if sign > 0 else (first, other)
+    volume_difference = _volume_difference((first, other), with_alert, by_measure)
+    left_out = [
+        *([] if min(with_alert) else [EQUAL_RECALL]),
+        *([] if volume_difference else [RECALL]),
+    ]
+    reason = "; ".join(
         _difference_text(by_measure[measure], sign)
         for measure in (AVERAGE_PRECISION, EQUAL_RECALL, RECALL)
         if measure in by_measure and measure not in left_out
     )
-    return PairConclusion(_better_text(one, than, by_rank, by_alerts, apart), cost, because)
+    return PairConclusion(
+        _better_text(better, worse, by_rank, by_alerts, volume_difference), alert_volume, reason
+    )
 
 
 def _volume_text(name: str, with_alert: int, precision: float | None) -> str:
@@ -103,39 +108,52 @@ def _volume_text(name: str, with_alert: int, precision: float | None) -> str:
 def _volume_difference(
     names: tuple[str, str], with_alert: tuple[int, int], by_measure: Mapping[str, Difference]
 ) -> str:
-    """How much more one alerts, and at what precision; "" where neither recall nor precision at the
-    alert budget differs significantly."""
-    (fewer, few), (more, many) = sorted(zip(names, with_alert, strict=True), key=lambda one: one[1])
-    if not few:
-        return f"{fewer} has no alert, so none can be compared at equally many" if many else ""
-    shown = [by_measure[one] for one in (RECALL, PRECISION) if one in by_measure]
-    if few == many or not any(one.sign for one in shown):
+    """How many times as often one run alerts, and at what precision; "" if neither recall nor precision
+    at the alert budget differs significantly."""
+    (fewer, fewer_alerts), (more, more_alerts) = sorted(
+        zip(names, with_alert, strict=True), key=lambda run: run[1]
+    )
+    if not fewer_alerts:
+        return (
+            f"{fewer} has no alert, so recall at equally many alerts is undefined"
+            if more_alerts
+            else ""
+        )
+    shown = [by_measure[name] for name in (RECALL, PRECISION) if name in by_measure]
+    if fewer_alerts == more_alerts or not any(difference.sign for difference in shown):
         return ""
-    text = f"{more} alerts on {format_number(many / few)} times as many events as {fewer}"
+    text = f"{more} alerts on {format_number(more_alerts / fewer_alerts)} times as many events as {fewer}"
     precision = by_measure[PRECISION]
     shares = {name: precision.first if name == names[0] else precision.other for name in names}
-    theirs, its = shares[more], shares[fewer]
+    precision_more, precision_fewer = shares[more], shares[fewer]
     return (
-        f"{text}, at {format_number(theirs / its)} times its precision" if theirs and its else text
+        f"{text}, at {format_number(precision_more / precision_fewer)} times its precision"
+        if precision_more and precision_fewer
+        else text
     )
 
 
-def _better_text(one: str, than: str, by_rank: int, by_alerts: int, apart: str) -> str:
-    """one: the better one by rank, else by alerts. apart: how much more one alerts, or ""."""
+def _better_text(
+    better: str, worse: str, by_rank: int, by_alerts: int, volume_difference: str
+) -> str:
+    """The conclusion. better: the better run by rank, or if equal by alerts. by_rank, by_alerts: the signs
+    of the differences."""
     if not by_rank and not by_alerts:
-        if apart:
-            return f"No significant difference in how {than} and {one} rank; {apart}"
-        return f"No significant difference between {than} and {one}"
+        if volume_difference:
+            return (
+                f"No significant difference in how {worse} and {better} rank; {volume_difference}"
+            )
+        return f"No significant difference between {worse} and {better}"
     if by_rank == by_alerts:
-        return f"{one} catches more than {than} with equally many alerts"
+        return f"{better} catches more than {worse} with equally many alerts"
     if not by_alerts:
-        text = apart or "no significant difference in what their alerts find"
-        return f"{one} ranks frauds higher than {than}; {text}"
+        text = volume_difference or "no significant difference in what their alerts find"
+        return f"{better} ranks frauds higher than {worse}; {text}"
     if not by_rank:
         text = "no significant difference in how they rank"
-        return f"{one} finds more frauds than {than} with equally many alerts; {text}"
-    text = f"with equally many alerts {than} finds more of them"
-    return f"{one} ranks frauds higher than {than}; {text}"
+        return f"{better} finds more frauds than {worse} with equally many alerts; {text}"
+    text = f"with equally many alerts {worse} finds more of them"
+    return f"{better} ranks frauds higher than {worse}; {text}"
 
 
 def _overlap_text(drift: Drift) -> str:
@@ -145,15 +163,15 @@ def _overlap_text(drift: Drift) -> str:
     return f"of the events with an alert, {format_percent(share)} have one of both"
 
 
-def _difference_text(one: Difference, sign: int) -> str:
-    """The difference as one run has it. sign: 1 for the other, -1 for the first."""
-    measure, difference = one.measure, one.difference
+def _difference_text(compared: Difference, sign: int) -> str:
+    """The difference from one run's side. sign: 1 for the other run, -1 for the first."""
+    measure, difference = compared.measure, compared.difference
     if difference.value is None:
         return f"{measure} is not defined"
     if difference.value == 0.0 and difference.low is None:
         return f"{measure} the same"
     value = f"{measure} {format_difference(sign * difference.value)}"
     if difference.low is None or difference.high is None:
-        return f"{value} ({'on whichever days' if one.sign else 'too few days for an interval'})"
+        return f"{value} ({'the same in every resample of days' if compared.sign else 'too few days for an interval'})"
     low, high = sorted((sign * difference.low, sign * difference.high))
     return f"{value} (95 %: {format_difference(low)} to {format_difference(high)})"

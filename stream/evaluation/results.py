@@ -8,18 +8,24 @@ from dataclasses import dataclass
 from typing import Literal
 
 Level = Literal["events", "new_events", "entities", "entity_days", "incidents"]
-"""What is ranked. events: by score. new_events: without those of entities already known as
-compromised that day (the Fraud Detection Handbook's protocol). entities: by their highest score,
-fraud where one event is, or where a label names the entity alone. entity_days: by their highest
-score of each day, fraud where an event of that day is. incidents: by their highest score, fraud
-where an event of the entity from opening to last is, or as entities are."""
+"""What is ranked.
+
+- events: by score.
+- new_events: events without those of entities already known as compromised that day (the protocol of
+  the Fraud Detection Handbook).
+- entities: by highest score. An entity is fraud if one of its events is, or if a label names the entity
+  without an event.
+- entity_days: entities by highest score of each day; fraud if an event of that day is.
+- incidents: by highest score; fraud if an event of the entity from the first alert to the last is, or
+  if a label names the entity without an event.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """A number with its 95 % bootstrap interval. All three are null where it is not defined; low
-    and high alone, where fewer than eight days, or groups of entities, hold any of what is measured,
-    or no resample of them differs."""
+    """A number with its 95 % bootstrap interval. All three are null where the number is undefined. Only
+    low and high are null where fewer than eight blocks (days, or groups of entities) contribute to the
+    number, or all resamples give the same one."""
 
     value: float | None
     low: float | None
@@ -30,11 +36,13 @@ class Estimate:
 class LevelMeasures:
     """How well one level is ranked, and what its alerts catch.
 
-    count, frauds: of that level. alerted: how many with an alerted event, one that opened, updated
-    or was counted into an incident; frauds_alerted: the frauds among them. published: how many with
-    an event that has an alert, and frauds_published. precision: frauds_published/published,
-    what somebody has to review; recall: frauds_alerted/frauds; both at the alert budget. Incidents
-    have no recall: all of them are alerted.
+    - count, frauds: rows of the level, and the frauds among them.
+    - alerted: rows with an alerted event, which opened or updated an incident or was counted in one.
+      frauds_alerted: the frauds among them.
+    - published: rows with an event that an alert was published on. frauds_published: the frauds.
+    - precision: frauds_published/published, of what an analyst has to review. recall:
+      frauds_alerted/frauds, undefined for incidents, which are all alerted. Both are at the alert
+      budget.
     """
 
     count: int
@@ -52,8 +60,8 @@ class LevelMeasures:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrecisionAtK:
-    """The mean over days of frauds among the k entities with the highest scores, divided by k;
-    entities known as compromised, or found on an earlier day of the week, left out."""
+    """The mean over days of the frauds among the k entities with the highest scores, divided by k.
+    Entities known as compromised, or found on an earlier day of the week, are excluded."""
 
     k: int
     precision: Estimate
@@ -61,10 +69,10 @@ class PrecisionAtK:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delay:
-    """From the first fraudulent event of an entity to the first alerted one of its events since.
+    """Time from the first fraud of an entity to its next alerted event.
 
-    entities: with a fraud. never: share of them without such an event. The quartiles, in seconds,
-    are of those that have one.
+    entities: the number of entities with a fraud. never: the share of them without a later alerted
+    event. The quartiles, in seconds, are over the others.
     """
 
     entities: int
@@ -76,8 +84,8 @@ class Delay:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Amount:
-    """Amounts of frauds, each without its sign. caught: of frauds with an alert, and of
-    frauds while an action recommended for one of their entities was in force; missed: the others."""
+    """Absolute amounts of frauds. caught: of caught frauds, which are alerted or happen while an action
+    recommended for one of their entities is in force; missed: of the others."""
 
     fraud: float
     caught: float
@@ -87,11 +95,11 @@ class Amount:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
-    """One kind of fraud. name: the labels' scenario, "" where they name none.
+    """The frauds of one scenario. name: the labels' scenario, "" where they name none.
 
-    roc_auc, average_precision: its events against all honest ones. recall: share of its events that
-    are alerted; caught: share caught as `Amount` has it. entities, entities_alerted and
-    median_delay_s: as in `Delay`, from its first event.
+    roc_auc, average_precision: its frauds against all honest events. recall: the share of its frauds
+    that are alerted. caught: the number of its frauds that are caught, as in `Amount`. entities,
+    entities_alerted, median_delay_s: as in `Delay`, for frauds of the scenario.
     """
 
     name: str
@@ -131,7 +139,7 @@ class Day:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrecisionRecallPoint:
-    """Alerting on every event of at least that score."""
+    """Recall and precision of alerts on every event with at least this score."""
 
     score: float
     recall: float
@@ -140,8 +148,8 @@ class PrecisionRecallPoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BudgetPoint:
-    """The lowest score that at most `alerts_per_day` events a day reach, on average. events: their
-    number. amount_caught_share: of the frauds' amount, null where there is none."""
+    """The lowest score that, on average, at most `alerts_per_day` events a day reach. events: the number
+    of these events. amount_caught_share: their share of the frauds' amount, null if that is 0."""
 
     alerts_per_day: float
     score: float
@@ -165,12 +173,13 @@ class View:
     """All measures of one score. name: "all" for the combined score and every alert, else a monitor's
     name (or "assess") for its own score and alerts.
 
-    entity: the field whose values are the entities: a monitor's, for "all" the subject of assess,
-    else the first monitor's. alerts: on evaluated events, revisions included; incidents: those opened
-    in that time. incident_alerts: alerts an incident, all that it had. scenarios: most frauds first.
-    days: in their order, those without events left out. precision_recall: by falling score, at most
-    201 points. budget: by rising alerts a day, the same grid for every run. calibration: by falling
-    p.
+    - entity: the field whose values are the entities: the monitor's; for "all" the subject of assess,
+      or without assess the first monitor's.
+    - alerts: alerts on evaluated events, with revisions. incidents: incidents opened in that time.
+    - incident_alerts: the mean number of alerts in an incident.
+    - scenarios: by falling number of frauds. days: in order, without days that have no event.
+    - precision_recall: by falling score, at most 201 points. budget: by rising alerts a day, the same
+      steps for every run. calibration: by falling p.
     """
 
     name: str
@@ -191,8 +200,8 @@ class View:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MonitorScore:
-    """The score of a monitor, or of assess, for a missed fraud. score: null where it did not score it.
-    min_alert_score: the least score with which it can alert. held_back: by the budget. surprising:
+    """The score of a monitor, or of assess, for a missed fraud. score: null if it did not score the event.
+    min_alert_score: the lowest score that can raise an alert. held_back: by the budget. surprising:
     the features whose own p-value is below 0.1; ordinary: the others."""
 
     monitor: str
@@ -205,9 +214,9 @@ class MonitorScore:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MissedFraud:
-    """A missed fraud. entities: field → id, or its pseudonym. nearest: the scorer nearest to an alert,
-    null where none evaluated it; gap: the least alerting score less its score, not above 0 where the budget did not allow
-    an alert on it."""
+    """A missed fraud. entities: field → id, or its pseudonym. nearest: the scorer nearest to an alert.
+    gap: its min_alert_score minus its score; 0 or less if the budget allowed no alert. Both are null if
+    no monitor scored the event."""
 
     event_id: str
     event_time: str
@@ -222,9 +231,13 @@ class MissedFraud:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MissedBand:
-    """Missed frauds by reason. name: "held back" by the budget, whose alerts were used up; "budget": the
-    budget allowed but lower p-values then; "0 to 0.5" and so on: what the nearest score lacked, more
-    than the first and at most the second; "not scored": no monitor evaluated them."""
+    """Missed frauds by reason. name:
+
+    - "held back": the alert was held back, because the day's budget was used up.
+    - "budget": the p-value was above the threshold that the budget set at that time.
+    - "0 to 0.5" and so on: the gap, above the first number and at most the second.
+    - "not scored": no monitor scored them.
+    """
 
     name: str
     frauds: int
@@ -233,8 +246,8 @@ class MissedBand:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OrdinaryFeature:
-    """The share of the frauds scored by a monitor in which a feature was not surprising (its own
-    p-value was at least 0.1), among the missed and among the caught; null if there are none."""
+    """How often a feature was not surprising (its own p-value was at least 0.1), as a share of the missed
+    and of the caught frauds that the monitor scored; null if there are none."""
 
     monitor: str
     feature: str
@@ -245,7 +258,7 @@ class OrdinaryFeature:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MissedFrauds:
     """The frauds that were not caught. by_amount: the 50 with the largest amounts; nearest: the 50
-    nearest to an alert. bands: all of them by the gap of the nearest score."""
+    nearest to an alert. bands: all missed frauds by reason."""
 
     frauds: int
     amount: float
@@ -259,15 +272,15 @@ class MissedFrauds:
 class Evaluation:
     """The evaluation of a run by its labels, over the events in the evaluated time.
 
-    days: on which there were such events. events: all of them; an event without label counts as
-    honest. event_labels: the labels that name an event, in the evaluated time or not; ambiguous:
-    frauds whose id several events share: the first event counts. labelled_entities: the entities
-    that labels call fraudulent without an event. If labels confirm fraud only for entities, or no
-    label names an event, event-level precision is null and there are no curves.
-    resamples, seed: of the bootstrap, whose blocks are days; of entities, groups of entities.
-    false_positives: the share of honest ones at which `LevelMeasures.recall_at_false_positives` is
-    taken.
-    views: "all" first; the others only where there is more than one monitor, or assess.
+    - days: the number of days with evaluated events. events: the number of these events; an event
+      without a label counts as honest.
+    - event_labels: labels that name an event, inside the evaluated time or not. ambiguous: frauds whose
+      id several events share; the first event counts.
+    - labelled_entities: entities that labels name as fraudulent without an event. If labels confirm
+      fraud only for entities, event-level precision is null and there are no curves.
+    - resamples, seed: of the bootstrap. Its blocks are days, or for entities groups of entities.
+    - false_positives: the false-positive rate of `LevelMeasures.recall_at_false_positives`.
+    - views: "all" first; others only if there are several monitors, or assess.
     """
 
     first_event_time: str
@@ -287,7 +300,7 @@ class Evaluation:
 
     @property
     def level(self) -> Level:
-        """The level shown first: events, or entities where no label is of an event."""
+        """The level shown first: events, or entities if no label names an event."""
         return "events" if self.events_known else "entities"
 
     @property

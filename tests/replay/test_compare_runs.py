@@ -487,7 +487,7 @@ def test_certain_differences_are_marked(files: dict[str, Path], tmp_path: Path) 
     found = {one.measure: one for one in pair.differences}[RECALL]
     assert (found.difference.value, found.difference.low, found.sign) == (1.0, None, 1)
     assert "large catches more than odd with equally many alerts" in told.conclusion
-    assert "(on whichever days)" in pair.reason
+    assert "(the same in every resample of days)" in pair.reason
 
 
 def test_without_labels_runs_are_still_compared(files: dict[str, Path], tmp_path: Path) -> None:
@@ -522,7 +522,7 @@ def test_to_no_alert_at_all_nothing_is_equally_many(files: dict[str, Path], tmp_
     by_measure = {one.measure: one for one in pair.differences}
     equal = by_measure[EQUAL_RECALL]
     assert (equal.first, equal.other, equal.difference.value) == (None, None, None)
-    assert "; none has no alert, so none can be compared at equally many" in pair.conclusion
+    assert "; none has no alert, so recall at equally many alerts is undefined" in pair.conclusion
     found = format_difference(by_measure[RECALL].difference.value)
     assert f"; recall at the alert budget {found}" in pair.reason
     assert "equally many" not in pair.reason

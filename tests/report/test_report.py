@@ -307,7 +307,7 @@ def header(folder: Path) -> str:
     [
         (None, None, "No labels were given, so nothing here says which alerts were right."),
         ("all", START_MS + 99 * DAY_MS, "labels were given, but no event lies in the time that is"),
-        ("others", None, "Of the 300 labels none is of an event that was read."),
+        ("others", None, "Of the 300 labels none belongs to an event that was read."),
         ("honest", None, "There was no fraud to be missed."),
     ],
 )
