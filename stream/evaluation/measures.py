@@ -1,10 +1,10 @@
 """The measures of rankings and alerts against labels, each defined once, with formula and source.
-Pure arrays: where they come from is `stream.evaluation.evaluate`'s business.
+They take arrays, which `stream.evaluation.evaluate` provides.
 
 A ranking is read once, by falling score, in pieces of any size, so that it need not fit into
-memory; equal scores are one threshold. Every measure is taken for the data as they are and, at the
-same time, for each resample of a block bootstrap: blocks are drawn whole with replacement (H.
-Künsch, Annals of Statistics 1989), because what happens on one day belongs together. Intervals are
+memory; equal scores are one threshold. Every measure is computed for the data and, at the same time,
+for each resample of a block bootstrap: whole blocks are drawn with replacement (H. Künsch, Annals of
+Statistics 1989), because events of one day depend on each other. Intervals are
 expanded percentiles (T. Hesterberg, "What Teachers Should Know About the Bootstrap", The American
 Statistician 2015): plain ones are too narrow where blocks are few.
 """
@@ -25,7 +25,7 @@ RESAMPLES: Final = 200
 SEED: Final = 2018
 FALSE_POSITIVES: Final = 1e-3
 BLOCKS_MIN: Final = 8
-"""With fewer there is no interval: none that holds what it says can be had from so few days."""
+"""With fewer blocks there is no interval: it would not have its stated coverage."""
 RECALL_STEPS: Final = 200
 HONEST: Final = -1
 
@@ -43,7 +43,7 @@ class RankedRows(NamedTuple):
 
 
 class RankingTotals(NamedTuple):
-    """What a ranking holds, which must be known before it is read. honest: int64[blocks]. frauds:
+    """The totals of a ranking, which must be known before it is read. honest: int64[blocks]. frauds:
     int64[blocks, scenarios]."""
 
     honest: I64
@@ -51,8 +51,8 @@ class RankingTotals(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """Thresholds by falling score: what lies at or above each. float64[points] all; cents are
-    the frauds' amounts."""
+    """Totals at or above each threshold, by falling score. All float64[points]; cents: amounts of
+    the frauds."""
 
     score: F64
     events: F64
@@ -61,8 +61,8 @@ class Curve(NamedTuple):
 
 
 class RankingMeasures(NamedTuple):
-    """The measures of a ranking. float64[1 + resamples], the data as they are first, NaN where
-    there is no fraud or nothing honest:
+    """The measures of a ranking. float64[1 + resamples], the data as they are first, NaN
+    without frauds or without honest rows:
 
     roc_auc: P(a fraud scores above an honest one), ties counted half, which is the area under the
     ROC curve (J. Hanley, B. McNeil, Radiology 1982).
@@ -86,9 +86,9 @@ class RankingMeasures(NamedTuple):
 
 
 class _RankingSums(NamedTuple):
-    """float64[1 + resamples] each: frauds and honest ones so far, the same at the present score,
-    and what the measures have come to. honest_max: that may lie above `FALSE_POSITIVES`; honest_all:
-    the honest ones of the whole ranking."""
+    """float64[1 + resamples] each: frauds and honest rows so far; the same at the current
+    score (_here); and partial sums of the measures. honest_max: honest rows allowed by
+    `FALSE_POSITIVES`; honest_all: honest rows of the whole ranking."""
 
     frauds: F64
     honest: F64
@@ -113,7 +113,7 @@ class RankingReader:
         self._honest = totals.honest @ weights
         self._frauds = totals.frauds.sum(axis=1) @ weights
         self._sums = _zero_sums(self._honest)
-        self._waiting: list[RankedRows] = []
+        self._incomplete: list[RankedRows] = []
         scenarios = totals.frauds.shape[1]
         self._of_scenario = np.zeros(scenarios)
         self._scenario_auc, self._scenario_precision = np.zeros((2, scenarios))
@@ -124,23 +124,23 @@ class RankingReader:
         self._by_budget = np.zeros((len(self._budgets), 4))
 
     def add(self, rows: RankedRows) -> None:
-        """Take the next rows; none of their scores lies above one taken before."""
+        """Add the next rows, whose scores are not above earlier ones."""
         if len(rows.score) == 0:
             return
-        self._waiting.append(rows)
+        self._incomplete.append(rows)
         lowest = rows.score[-1]
-        if self._waiting[0].score[0] > lowest:
-            joined = _joined(self._waiting)
-            # the lowest score may go on in the next rows: as a threshold it is one
+        if self._incomplete[0].score[0] > lowest:
+            joined = _joined(self._incomplete)
+            # the next rows may have the same lowest score, which is one threshold
             whole = int(np.searchsorted(-joined.score, -lowest))
             self._add_whole_scores(_slice(joined, 0, whole))
-            self._waiting = [_slice(joined, whole, len(joined.score))]
-        self._waiting = [_merged(self._waiting)]
+            self._incomplete = [_slice(joined, whole, len(joined.score))]
+        self._incomplete = [_merged(self._incomplete)]
 
     def finish(self) -> RankingMeasures:
-        """The measures of all that was taken."""
-        if self._waiting:
-            self._add_whole_scores(_joined(self._waiting))
+        """The measures of all added rows."""
+        if self._incomplete:
+            self._add_whole_scores(_joined(self._incomplete))
         sums, honest, frauds = self._sums, self._honest, self._frauds
         by_recall = np.concatenate([np.zeros((0, 4)), *self._by_recall])
         return RankingMeasures(
@@ -154,7 +154,7 @@ class RankingReader:
         )
 
     def _add_whole_scores(self, rows: RankedRows) -> None:
-        """Take rows that hold all of each of their scores."""
+        """Add rows that include every row of each of their scores."""
         ends = np.append(rows.score[1:] != rows.score[:-1], True)
         _add(rows, ends, self._weights, self._sums)
         at = np.flatnonzero(ends)
@@ -181,10 +181,10 @@ class RankingReader:
         honest_here = np.diff(honest, prepend=self._so_far[0] - self._so_far[1])
         below = self._honest[0] - honest + 0.5 * honest_here
         for scenario in np.unique(rows.scenario_index[rows.scenario_index != HONEST]).tolist():
-            own = np.flatnonzero(rows.scenario_index == scenario)
-            places, which = np.unique(np.searchsorted(at, own), return_inverse=True)
+            scenario_rows = np.flatnonzero(rows.scenario_index == scenario)
+            places, which = np.unique(np.searchsorted(at, scenario_rows), return_inverse=True)
             here = np.zeros(len(places))
-            np.add.at(here, which, rows.size[own])
+            np.add.at(here, which, rows.size[scenario_rows])
             above = np.cumsum(here) + self._of_scenario[scenario]
             self._scenario_auc[scenario] += float(here @ below[places])
             self._scenario_precision[scenario] += float(here @ (above / (above + honest[places])))
@@ -218,7 +218,7 @@ def _add_weighted(sums: F64, weight: F64, size: float) -> None:
 
 @kernel
 def _close_threshold(sums: _RankingSums) -> None:
-    """Take a threshold with frauds; where there are none, no measure changes."""
+    """Add a threshold with frauds; a threshold without frauds changes no measure."""
     for b in range(len(sums.frauds)):
         frauds, honest = sums.frauds_here[b], sums.honest_here[b]
         sums.auc[b] += frauds * (sums.honest_all[b] - sums.honest[b] - 0.5 * honest)
@@ -243,7 +243,7 @@ def _joined(rows: list[RankedRows]) -> RankedRows:
 
 
 def _merged(rows: list[RankedRows]) -> RankedRows:
-    """Rows of one score, those of a block and scenario together: however many there are."""
+    """Rows of one score, merged by block and scenario, so that memory is bounded."""
     every = _joined(rows)
     places, which = np.unique(
         np.stack([every.block, every.scenario_index]), axis=1, return_inverse=True
@@ -259,8 +259,8 @@ def _slice(rows: RankedRows, start: int, stop: int) -> RankedRows:
 
 
 def resample_weights(blocks: int, resamples: int = RESAMPLES, seed: int = SEED) -> F64:
-    """float64[blocks, 1 + resamples]: how often each block is drawn; in the first column once, the
-    data as they are. Of too few blocks there is that column alone."""
+    """float64[blocks, 1 + resamples]: how often each block is drawn. The first column, all 1, is
+    the data itself; with too few blocks it is the only one."""
     once = np.ones((blocks, 1))
     if blocks < BLOCKS_MIN:
         return once
@@ -269,9 +269,9 @@ def resample_weights(blocks: int, resamples: int = RESAMPLES, seed: int = SEED) 
 
 
 def with_interval(values: F64, blocks: int) -> Estimate:
-    """The first of the values, and the interval of the others, if so many blocks allow one. values:
-    float64[1 + resamples], NaN where there is none. blocks: those that hold any of what is
-    measured. Where no resample differs there is no interval: how far it may be off is not known."""
+    """The first value, with the interval of the others. values: float64[1 + resamples], NaN where
+    undefined. blocks: the number of blocks that contribute to the value. There is no interval with too
+    few blocks, or if all resamples give the same value."""
     if np.isnan(values[0]):
         return Estimate(value=None, low=None, high=None)
     known = values[1:][~np.isnan(values[1:])]
@@ -284,8 +284,8 @@ def with_interval(values: F64, blocks: int) -> Estimate:
 
 
 def sign(difference: Estimate, blocks: int) -> int:
-    """1 where a difference is known to be above 0, -1 below, 0 where neither is known. It is where
-    its interval says so, or where enough blocks hold any of it and no resample differs."""
+    """1 if a difference is significantly above 0, -1 if below, else 0. It is significant if its interval
+    excludes 0, or if enough blocks contribute to it and all resamples give the same value."""
     low, high = difference.low, difference.high
     if low is None and blocks >= BLOCKS_MIN:
         low = high = difference.value
