@@ -40,16 +40,16 @@ def drift_of(sql: SqlSession) -> Drift:
 
 
 def _periods(sql: SqlSession, period_days: int) -> Iterator[Period]:
-    found = sql.fetch_rows(
+    rows = sql.fetch_rows(
         f"""SELECT min(day), sum(first), sum(other), sum(in_both), sum(either) FROM (
-            SELECT day, row_number() OVER (ORDER BY day) - 1 AS place,
+            SELECT day, row_number() OVER (ORDER BY day) - 1 AS day_index,
                 count(*) FILTER (first_published) AS first,
                 count(*) FILTER (other_published) AS other,
                 count(*) FILTER ({BOTH}) AS in_both, count(*) FILTER ({EITHER}) AS either
             FROM event GROUP BY day)
-        GROUP BY place // {period_days} ORDER BY 1"""
+        GROUP BY day_index // {period_days} ORDER BY 1"""
     )
-    for day, first, other, both, either in found:
+    for day, first, other, both, either in rows:
         yield Period(
             from_day=format_time_ms(day * DAY_MS)[:10],
             first=int(first),
@@ -78,20 +78,21 @@ def _bands(sql: SqlSession) -> list[ScoreBand]:
 def population_stability(bands: list[ScoreBand], events: int) -> float:
     """The population stability index of the bands, see `Drift`."""
     first, other = (
-        -np.diff([getattr(one, side) for one in bands], append=0.0) * events + 0.5 for side in SIDES
+        -np.diff([getattr(band, side) for band in bands], append=0.0) * events + 0.5
+        for side in SIDES
     )
     p, q = first / first.sum(), other / other.sum()
     return float(np.sum((q - p) * np.log(q / p)))
 
 
 def _rank_correlation(sql: SqlSession) -> float | None:
-    """Of the joint counts of both scores' steps."""
-    found = sql.fetch_columns(
+    """Spearman's rank correlation, from the joint counts of both scores' steps."""
+    joint = sql.fetch_columns(
         f"""SELECT floor(first_score / {SCORE_STEP})::BIGINT AS first,
             floor(other_score / {SCORE_STEP})::BIGINT AS other, count(*) AS counts
         FROM event GROUP BY ALL ORDER BY ALL"""
     )
-    first, other, counts = (np.asarray(column, np.float64) for column in found.values())
+    first, other, counts = (np.asarray(column, np.float64) for column in joint.values())
     if any(len(np.unique(steps)) < 2 for steps in (first, other)):
         return None
     ranks = [_mean_ranks(steps, counts) for steps in (first, other)]
@@ -103,7 +104,7 @@ def _rank_correlation(sql: SqlSession) -> float | None:
 
 def _mean_ranks(steps: F64, counts: F64) -> F64:
     """float64[n]: the mean rank of each entry's step. steps, counts: float64[n]."""
-    values, which = np.unique(steps, return_inverse=True)
-    held = np.bincount(which, counts, len(values))
-    ranks: F64 = (np.cumsum(held) - held / 2)[which]
+    values, index = np.unique(steps, return_inverse=True)
+    counted = np.bincount(index, counts, len(values))
+    ranks: F64 = (np.cumsum(counted) - counted / 2)[index]
     return ranks

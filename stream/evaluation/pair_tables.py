@@ -13,14 +13,14 @@ BOTH: Final = "(first_published AND other_published)"
 EITHER: Final = "(first_published OR other_published)"
 ONLY_FIRST: Final = "(first_published AND NOT other_published)"
 ONLY_OTHER: Final = "(other_published AND NOT first_published)"
-"""Which of the two runs have an alert on an event."""
+"""SQL for which of the two runs has an alert on an event."""
 
 
-def read_runs(sql: SqlSession, first: Path, other: Path, labelled: bool, same: str) -> None:
+def read_runs(sql: SqlSession, first: Path, other: Path, labelled: bool, position: str) -> None:
     """Make the table `event`, a row for each event that is evaluated in both runs, and the tables
     `first_alert` and `other_alert`, the alerts on these events with the state of their incidents.
 
-    same: columns that identify an event in both runs, beside its topic and time.
+    position: the columns that, with topic and time, identify an event in both runs.
     """
     for side, folder in zip(SIDES, (first, other), strict=True):
         scores = folder / "scores.parquet"
@@ -44,7 +44,7 @@ def read_runs(sql: SqlSession, first: Path, other: Path, labelled: bool, same: s
             epoch_ms(first.event_time) AS time_ms, {calendar_day("first.event_time")} AS day,
             first.amount, first.cents,
             f.topic IS NOT NULL AS fraud, coalesce(f.scenario, '') AS scenario, {sides}
-        FROM first_score first JOIN other_score other USING (topic, event_time, {same})
+        FROM first_score first JOIN other_score other USING (topic, event_time, {position})
             LEFT JOIN {frauds} f ON f.topic = first.topic AND f.partition = first.partition
             AND f."offset" = first."offset" """
     )

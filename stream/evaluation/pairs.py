@@ -1,7 +1,7 @@
-"""Compare two runs over the same events: which caught more, what only one of them caught.
+"""Compare two runs over the same events: which caught more, and which frauds only one of them caught.
 
-Reads the tables of the runs, joined in DuckDB and so in bounded memory. The interval of a difference
-comes from resamples in which both runs keep the same days, so that effects of a day on both cancel.
+DuckDB joins the tables of the runs in bounded memory. The interval of a difference comes from resamples
+that draw the same days for both runs, so that effects of a day on both cancel.
 """
 
 from collections.abc import Iterator
@@ -64,16 +64,16 @@ def pair(
     """
     with database.open_database(work) as connection:
         sql = SqlSession(connection)
-        same = 'partition, "offset"' if by_position else "event_id"
-        read_runs(sql, first[1], other[1], labelled, same)
+        position = 'partition, "offset"' if by_position else "event_id"
+        read_runs(sql, first[1], other[1], labelled, position)
         [(in_first, in_other, in_both)] = sql.fetch_rows(
             "SELECT (SELECT count(*) FROM first_score), (SELECT count(*) FROM other_score), "
             "(SELECT count(*) FROM event)"
         )
         if in_first and in_other and not in_both:
             raise InputError(
-                f"{first[0]} and {other[0]}: of {in_first} and {in_other} events to be evaluated none "
-                "has the same id and time in both; expected inputs that both map alike"
+                f"{first[0]} and {other[0]}: of {in_first} and {in_other} evaluated events none "
+                "has the same id and time in both; expected two runs of the same inputs, with the same mapping of id and time"
             )
         differences = list(_differences(sql)) if labelled else []
         drift = drift_of(sql)
@@ -92,7 +92,7 @@ def pair(
 
 def _differences(sql: SqlSession) -> Iterator[Difference]:
     fewer = min(events_with_alert(sql))
-    found = sql.fetch_columns(
+    by_day = sql.fetch_columns(
         f"""SELECT day, count(*) FILTER (NOT fraud) AS honest, count(*) FILTER (fraud) AS frauds,
             count(*) FILTER (fraud AND first_alerted) AS alerted_a,
             count(*) FILTER (fraud AND other_alerted) AS alerted_b,
@@ -108,21 +108,21 @@ def _differences(sql: SqlSession) -> Iterator[Difference]:
         FROM (SELECT *, {", ".join(_equal(side, fewer) for side in SIDES)} FROM event)
         GROUP BY day ORDER BY day"""
     )
-    day = found.pop("day").astype(np.int64)
+    day = by_day.pop("day").astype(np.int64)
     weights = resample_weights(len(day))
-    honest, frauds = (found[name].astype(np.int64) for name in ("honest", "frauds"))
+    honest, frauds = (by_day[name].astype(np.int64) for name in ("honest", "frauds"))
     totals = RankingTotals(honest, frauds[:, None])
     first, other = (_ranked(sql, side, day, totals, weights) for side in SIDES)
-    at_few = "recall at 0.1 % false positives"
+    at_false_positives = "recall at 0.1 % false positives"
     yield _difference(AVERAGE_PRECISION, first.average_precision, other.average_precision, frauds)
     yield _difference("ROC AUC", first.roc_auc, other.roc_auc, frauds)
     yield _difference(
-        at_few, first.recall_at_false_positives, other.recall_at_false_positives, frauds
+        at_false_positives, first.recall_at_false_positives, other.recall_at_false_positives, frauds
     )
-    of = {name: column.astype(np.int64) for name, column in found.items()}
-    of["published"] = of["published_a"] + of["published_b"]
-    of["compared"] = of["frauds"] * (fewer > 0)  # to no alert at all nothing is equally many
-    for measure, parts, wholes, held in (
+    sums = {name: column.astype(np.int64) for name, column in by_day.items()}
+    sums["published"] = sums["published_a"] + sums["published_b"]
+    sums["compared"] = sums["frauds"] * (fewer > 0)  # undefined if one run has no alert
+    for measure, parts, wholes, measured in (
         (EQUAL_RECALL, ("equal_a", "equal_b"), ("compared", "compared"), "compared"),
         (RECALL, ("alerted_a", "alerted_b"), ("frauds", "frauds"), "frauds"),
         (PRECISION, ("true_a", "true_b"), ("published_a", "published_b"), "published"),
@@ -132,24 +132,24 @@ def _differences(sql: SqlSession) -> Iterator[Difference]:
         ),
     ):
         a, b = (
-            divide(of[part] @ weights, of[whole] @ weights)
+            divide(sums[part] @ weights, sums[whole] @ weights)
             for part, whole in zip(parts, wholes, strict=True)
         )
-        yield _difference(measure, a, b, of[held])
+        yield _difference(measure, a, b, sums[measured])
 
 
-def _equal(side: str, most: int) -> str:
-    """Column ‹side›_equal: whether an event is among so many at most of a side's events with an
-    alert, those with the highest scores."""
+def _equal(side: str, count: int) -> str:
+    """SQL for the column ‹side›_equal: whether an event is one of the `count` events with an alert that
+    have the highest scores."""
     return (
         f"rowid IN (SELECT rowid FROM event WHERE {side}_published "
-        f"ORDER BY {side}_score DESC, time_ms, event_id LIMIT {most}) AS {side}_equal"
+        f"ORDER BY {side}_score DESC, time_ms, event_id LIMIT {count}) AS {side}_equal"
     )
 
 
-def _difference(measure: str, first: F64, other: F64, held: I64) -> Difference:
-    """held: int64[days], how much of what is measured lies in each."""
-    blocks = int(np.count_nonzero(held))
+def _difference(measure: str, first: F64, other: F64, measured: I64) -> Difference:
+    """The difference in a measure. measured: int64[days], its denominator on each day."""
+    blocks = int(np.count_nonzero(measured))
     difference = with_interval(other - first, blocks)
     return Difference(
         measure=measure,
@@ -195,17 +195,17 @@ def _overlaps(sql: SqlSession, labelled: bool) -> Iterator[Overlap]:
         yield _of_events(sql, "fraud amount", "sum(cents / 100)", "fraud")
 
 
-def _of_events(sql: SqlSession, what: str, measure: str, among: str) -> Overlap:
+def _of_events(sql: SqlSession, what: str, measure: str, condition: str) -> Overlap:
     sums = ", ".join(
-        f"coalesce({measure} FILTER ({one} AND {among}), 0)"
-        for one in (BOTH, ONLY_FIRST, ONLY_OTHER)
+        f"coalesce({measure} FILTER ({side} AND {condition}), 0)"
+        for side in (BOTH, ONLY_FIRST, ONLY_OTHER)
     )
     return _overlap(what, fetch_row(sql, f"SELECT {sums} FROM event"))
 
 
-def _of_entities(sql: SqlSession, what: str, among: str) -> Overlap:
+def _of_entities(sql: SqlSession, what: str, where: str) -> Overlap:
     entities = {
-        side: f"SELECT DISTINCT entity_type, entity FROM {side}_alert {among}" for side in SIDES
+        side: f"SELECT DISTINCT entity_type, entity FROM {side}_alert {where}" for side in SIDES
     }
     first, other = entities["first"], entities["other"]
     return _overlap(
@@ -226,10 +226,10 @@ def _incidents(sql: SqlSession) -> Overlap:
             sql,
             f"""WITH incident AS (SELECT DISTINCT incident_id, entity_type, entity, opened, last
                 FROM {side}_alert)
-            SELECT count(*) FILTER (known), count(*) FILTER (NOT known) FROM (
+            SELECT count(*) FILTER (in_both), count(*) FILTER (NOT in_both) FROM (
                 SELECT EXISTS (FROM {against}_alert a WHERE a.entity_type = incident.entity_type
                     AND a.entity = incident.entity
-                    AND a.event_time BETWEEN incident.opened AND incident.last) AS known
+                    AND a.event_time BETWEEN incident.opened AND incident.last) AS in_both
                 FROM incident)""",
         )
     return _overlap("incidents", (*counted["first"], counted["other"][1]))

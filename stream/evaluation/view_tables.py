@@ -18,11 +18,11 @@ from stream.evaluation.measures import RankedRows, RankingMeasures, RankingReade
 
 ENTITY_BLOCKS: Final = 64
 BLOCK: Final = f"CAST(md5_number_lower(entity) % {ENTITY_BLOCKS} AS BIGINT)"
-"""The bootstrap block of an entity: its days depend on each other and are drawn together."""
+"""SQL for the bootstrap block of an entity. Its days depend on each other, so they are in one block."""
 
 
 class Ranking(NamedTuple):
-    """A ranking, measured. counts: int64[3, blocks, 1 + scenarios], all rows, those alerted and
+    """The measures of a ranking. counts: int64[3, blocks, 1 + scenarios], all rows, those alerted and
     those published, honest rows first. weights: float64[blocks, 1 + resamples]."""
 
     measures: RankingMeasures
@@ -31,7 +31,7 @@ class Ranking(NamedTuple):
 
 
 class ViewTables:
-    """SQL views and tables of one view: `view_events`, `view_frauds`, `view_alerts` (alerts on its
+    """Makes the SQL views and tables of one view: `view_events`, `view_frauds`, `view_alerts` (alerts on its
     events), `view_incidents` (opened on them), `entity_days` and `compromised`.
 
     name: the scorer's, or "all". entity: the field of the entities.
@@ -55,12 +55,12 @@ class ViewTables:
             f"CREATE OR REPLACE VIEW view_events AS SELECT day, scenario_index, cents, {score} AS score, "
             f"{entity} AS entity, {outcome} FROM events WHERE {score} IS NOT NULL"
         )
-        combines = any(one.name == self._name and one.combines for one in run.scorers)
-        applies = entity if combines else score  # an event without a report has score 0
+        combines = any(scorer.name == self._name and scorer.combines for scorer in run.scorers)
+        is_scored = entity if combines else score  # without a report, assess scores 0
         run.execute(
             "CREATE OR REPLACE VIEW view_frauds AS SELECT event_time, day, scenario_index, cents, "
             f"{entity} AS entity, alerted{suffix} AS alerted, caught{suffix} AS caught FROM frauds "
-            f"WHERE evaluated AND {applies} IS NOT NULL"
+            f"WHERE evaluated AND {is_scored} IS NOT NULL"
         )
         of_scorer = f"AND monitor = '{self._name}'" if suffix else ""
         for table, time in (("alerts", "event_time"), ("incidents", "opened")):
@@ -86,7 +86,7 @@ class ViewTables:
         return filled
 
     def alerts(self) -> int:
-        """The number of alerts on events of the view."""
+        """The number of alerts on the view's events."""
         [(count,)] = self._run.fetch_rows("SELECT count(*) FROM view_alerts")
         return int(count)
 
@@ -120,8 +120,8 @@ class ViewTables:
             "count(*) FROM view_events WHERE scenario_index < 0 GROUP BY 1, 2",
             (self.days, half_units + 1),
         )
-        found: I64 = counts
-        return found
+        by_score: I64 = counts
+        return by_score
 
     # -- rankings ---------------------------------------------------------------------------------
 
@@ -134,8 +134,8 @@ class ViewTables:
             "SELECT day AS block, scenario_index, cents, alerted, published, score, k.day IS NULL AS new "
             "FROM view_events LEFT JOIN compromised k USING (entity, day)"
         )
-        every, new = self._rank(query, self.day_weights, ("true", "new"), budgets)
-        return every, new
+        all_events, new_events = self._rank(query, self.day_weights, ("true", "new"), budgets)
+        return all_events, new_events
 
     def rank_entities(self) -> Ranking:
         """The ranking of entities by their highest score."""
@@ -171,20 +171,23 @@ class ViewTables:
         conditions: Sequence[str] = ("true",),
         budgets: F64 | None = None,
     ) -> list[Ranking]:
-        """For each condition, the ranking of the rows for which it holds; sorted once.
+        """For each condition, the ranking of the rows that meet it; sorts the rows once.
 
         The query gives block, scenario_index, cents, alerted, published and score.
         """
         counts = [
-            self._counts(f"SELECT * FROM ({query}) WHERE {one}", weights) for one in conditions
+            self._counts(f"SELECT * FROM ({query}) WHERE {condition}", weights)
+            for condition in conditions
         ]
         readers = [
             RankingReader(
-                RankingTotals(honest=one[0, :, 0], frauds=one[0, :, 1:]), weights, budgets
+                RankingTotals(honest=count[0, :, 0], frauds=count[0, :, 1:]), weights, budgets
             )
-            for one in counts
+            for count in counts
         ]
-        columns = ", ".join(f"{one} AS condition_{i}" for i, one in enumerate(conditions))
+        columns = ", ".join(
+            f"{condition} AS condition_{i}" for i, condition in enumerate(conditions)
+        )
         for batch in self._run.fetch_batches(
             f"SELECT score, block, scenario_index, cents, {columns} FROM ({query}) ORDER BY score DESC"
         ):
@@ -205,7 +208,7 @@ class ViewTables:
         )
 
     def daily_rankings(self, limit: int) -> Iterator[tuple[int, list[str], list[bool]]]:
-        """(day, entities, whether fraud) of each day in order, by falling score, at most `limit`;
+        """(day, entities, whether fraud) of each day in order, by falling score, at most `limit`,
         without entities known as compromised."""
         names: list[str] = []
         frauds: list[bool] = []
@@ -231,15 +234,15 @@ class ViewTables:
         """(block, seconds) of each entity with a fraud, of one scenario or of any: from its first
         fraud to its next alert, NaN without one."""
         condition = "" if scenario_index is None else f"AND scenario_index = {scenario_index}"
-        found = self._run.fetch_columns(
-            f"SELECT {BLOCK} AS block, CAST(epoch_ms(min(a.event_time)) - epoch_ms(any_value(since)) "
-            "AS DOUBLE) AS delay_ms FROM (SELECT entity, min(event_time) AS since FROM view_frauds "
+        delays = self._run.fetch_columns(
+            f"SELECT {BLOCK} AS block, CAST(epoch_ms(min(a.event_time)) - epoch_ms(any_value(first_fraud)) "
+            "AS DOUBLE) AS delay_ms FROM (SELECT entity, min(event_time) AS first_fraud FROM view_frauds "
             f"WHERE entity IS NOT NULL {condition} GROUP BY entity) f LEFT JOIN (SELECT "
             f"{self._entity} AS alerted_entity, event_time FROM alerted_events WHERE "
-            f"alerted{self._suffix}) a ON alerted_entity = entity AND a.event_time >= since "
+            f"alerted{self._suffix}) a ON alerted_entity = entity AND a.event_time >= first_fraud "
             "GROUP BY entity ORDER BY entity"
         )
-        return found["block"].astype(np.int64), found["delay_ms"] / 1000
+        return delays["block"].astype(np.int64), delays["delay_ms"] / 1000
 
 
 _FRAUD_ROW: Final = (
