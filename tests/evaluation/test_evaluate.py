@@ -148,7 +148,7 @@ def grouped(rows: list[Row], *keys: str) -> list[Row]:
     ]
 
 
-def known_on(path: Path, name: str) -> set[tuple[str, int]]:
+def compromised_on(path: Path, name: str) -> set[tuple[str, int]]:
     """Entities and days on which they are known as compromised."""
     first = min(row["day"] for row in seen(path, name))
     last = max(row["day"] for row in seen(path, name))
@@ -157,7 +157,8 @@ def known_on(path: Path, name: str) -> set[tuple[str, int]]:
         for row in events(path, name)
         if row["fraud"]
         for day in range(first, last + 1)
-        if row["known"] // DAY_MS < day and row["known"] // DAY_MS >= day - (day - first) % 7 - 7
+        if row["compromised"] // DAY_MS < day
+        and row["compromised"] // DAY_MS >= day - (day - first) % 7 - 7
     }
 
 
@@ -169,8 +170,8 @@ def test_events_and_entities_are_ranked_as_scikit_learn_ranks_them(run: Path, na
     same_ranking(level(run, name, "events"), rows)
     same_ranking(level(run, name, "entities"), grouped(rows, "entity"))
     same_ranking(level(run, name, "entity_days"), grouped(rows, "entity", "day"))
-    known = known_on(run, name)
-    new = [row for row in rows if (row["entity"], row["day"]) not in known]
+    compromised = compromised_on(run, name)
+    new = [row for row in rows if (row["entity"], row["day"]) not in compromised]
     # an attacker's address is never seen again
     assert len(new) == len(rows) if name == "ip" else len(new) < len(rows)
     same_ranking(level(run, name, "new_events"), new)
@@ -180,10 +181,10 @@ def test_events_and_entities_are_ranked_as_scikit_learn_ranks_them(run: Path, na
 def test_the_top_of_each_day_is_counted_by_the_handbooks_protocol(run: Path, name: str) -> None:
     """Of the k entities with the highest scores of a day, those known, and those found earlier in
     the week, left out, the frauds are counted."""
-    known = known_on(run, name)
+    compromised = compromised_on(run, name)
     days = defaultdict(list)
     for row in grouped(seen(run, name), "entity", "day"):
-        if (row["entity"], row["day"]) not in known:
+        if (row["entity"], row["day"]) not in compromised:
             days[row["day"]].append(row)
     for at, k in enumerate(TOP_K):
         found: set[str] = set()
@@ -195,8 +196,8 @@ def test_the_top_of_each_day_is_counted_by_the_handbooks_protocol(run: Path, nam
             shares.append(len(new) / k)
             found |= new
         assert view(run, name).precision_at_k[at].precision.value == pytest.approx(np.mean(shares))
-        told = [day.precision_at_k[at] for day in view(run, name).days]
-        assert told == pytest.approx(shares)
+        measured = [day.precision_at_k[at] for day in view(run, name).days]
+        assert measured == pytest.approx(shares)
     assert max(shares) > 0
 
 
@@ -206,12 +207,12 @@ def test_amounts_are_caught_by_alerts_and_while_their_actions_stand(run: Path, n
     the kinds of fraud add up to the whole."""
     frauds = [row for row in seen(run, name) if row["fraud"]]
     caught = sum(row["amount"] or 0 for row in frauds if row["caught"])
-    whole = sum(row["amount"] or 0 for row in frauds)
+    total = sum(row["amount"] or 0 for row in frauds)
     found = view(run, name)
     assert found.amount.caught == pytest.approx(caught)
-    assert found.amount.fraud == pytest.approx(whole)
-    assert found.amount.missed == pytest.approx(whole - caught)
-    assert found.amount.caught_share.value == pytest.approx(caught / whole)
+    assert found.amount.fraud == pytest.approx(total)
+    assert found.amount.missed == pytest.approx(total - caught)
+    assert found.amount.caught_share.value == pytest.approx(caught / total)
     assert sum(day.amount_caught for day in found.days) == pytest.approx(caught)
     assert sum(day.alerts for day in found.days) == level(run, name, "events").published
     assert sum(day.alerted for day in found.days) == level(run, name, "events").frauds_alerted
@@ -245,8 +246,8 @@ def test_a_delay_is_from_the_first_fraud_to_the_next_alert(run: Path, name: str)
     assert found.entities == len(since)
     assert found.never.value == pytest.approx(1 - len(delays) / len(since))
     quartiles = np.quantile([*delays.values()], [0.25, 0.5, 0.75], method="inverted_cdf")
-    told = (found.first_quartile_s, found.median_s.value, found.third_quartile_s)
-    assert told == tuple(quartiles)
+    measured = (found.first_quartile_s, found.median_s.value, found.third_quartile_s)
+    assert measured == tuple(quartiles)
 
 
 def test_incidents_are_frauds_where_one_of_their_events_is(run: Path) -> None:
@@ -285,9 +286,9 @@ def test_incidents_are_frauds_where_one_of_their_events_is(run: Path) -> None:
     found = level(run, "all", "incidents")
     assert found.count == found.alerted == len(counted) > 5
     assert found.frauds == sum(one["verdict"] == "fraud" for one in counted)
-    whole = view(run, "all")
-    assert whole.incidents == len(counted)
-    assert whole.alerts == sum(a["event_time"] >= judged_from for a in table(run, "alerts"))
+    total = view(run, "all")
+    assert total.incidents == len(counted)
+    assert total.alerts == sum(a["event_time"] >= judged_from for a in table(run, "alerts"))
 
 
 def test_calibration_counts_honest_events_below_each_p(run: Path) -> None:
@@ -323,8 +324,8 @@ def test_missed_frauds_show_the_gap_and_the_silent_monitors(run: Path) -> None:
     found = evaluation(run).missed
     assert found.frauds == len(missed) > 0
     assert found.amount == pytest.approx(sum(row["amount"] or 0 for row in missed.values()))
-    told = {one.name: one.frauds for one in found.bands if one.frauds}
-    assert told == Counter(map(why_missed, missed.values()))
+    measured = {one.name: one.frauds for one in found.bands if one.frauds}
+    assert measured == Counter(map(why_missed, missed.values()))
     features = {row["event_id"]: row for row in table(run, "features")}
     for one in (*found.nearest, *found.by_amount):
         row = missed[one.event_id]

@@ -76,14 +76,16 @@ def config(text: str = CONFIG) -> Config:
     return parse(tomllib.loads(text), {})
 
 
-def payment(i: int, who: str, amount: float, **more: Any) -> Row:
+def payment(i: int, who: str, amount: float, **fields: Any) -> Row:
     """A payment in the i-th minute."""
-    return {"id": f"e{i}", "at": START_MS + i * 60_000, "who": who, "amount": amount, **more}
+    return {"id": f"e{i}", "at": START_MS + i * 60_000, "who": who, "amount": amount, **fields}
 
 
-def fraud(of: str | None, at_ms: int = START_MS + DAY_MS, says: str = "fraud", **more: str) -> Row:
+def fraud(
+    of: str | None, at_ms: int = START_MS + DAY_MS, verdict: str = "fraud", **fields: str
+) -> Row:
     """A label."""
-    return {"payment": of, "known_at": at_ms, "verdict": says, **more}
+    return {"payment": of, "known_at": at_ms, "verdict": verdict, **fields}
 
 
 def ndjson(path: Path, rows: Sequence[Row]) -> Path:
@@ -103,10 +105,16 @@ def run(
     """Replay payments, and logins that are given before them, with labels into `out`."""
     inputs = [("site", ndjson(folder / "site", site))] if site else []
     inputs.append(("shop", ndjson(folder / "shop", rows)))
-    known = [("verdicts", ndjson(folder / "labels", labels))]
-    told = lambda _records, _share: None  # noqa: E731
+    label_inputs = [("verdicts", ndjson(folder / "labels", labels))]
+    no_progress = lambda _records, _share: None  # noqa: E731
     summary = replay(
-        config(using), inputs, folder / "out", told, known, split or TimeSplit(), render=render_run
+        config(using),
+        inputs,
+        folder / "out",
+        no_progress,
+        label_inputs,
+        split or TimeSplit(),
+        render=render_run,
     )
     assert summary.evaluation is not None
     return summary, summary.evaluation
@@ -227,7 +235,7 @@ def test_labels_by_entity_alone_are_evaluated(tmp_path: Path) -> None:
 def test_a_label_of_an_honest_event_does_not_label_others(tmp_path: Path) -> None:
     """Beside labels of fraudulent entities, the label of one honest event does not label the other
     events: figures by event are absent, and those by entity come first."""
-    labels = [fraud("e1", says="honest"), fraud(None, account="a")]
+    labels = [fraud("e1", verdict="honest"), fraud(None, account="a")]
     summary, evaluation = run(tmp_path, [*QUIET, *ATTACK], labels)
     assert (evaluation.event_labels, evaluation.level) == (1, "entities")
     assert evaluation.views[0].levels["events"].precision.value is None
@@ -257,10 +265,10 @@ def test_levels_without_labels_are_empty(tmp_path: Path) -> None:
     assert not [one for one in view.precision_at_k if one.precision.value is not None]
     assert (view.precision_recall, view.budget) == ([], [])
     assert {day.precision for day in view.days} == {None}
-    said = describe_evaluation(evaluation)
-    assert said.startswith("2 frauds in 10 entities: AUC ")
-    assert "precision of entities with an alert 1.000" in said
-    assert "recall of alerted 0.500, precision of incidents 1.000" in said
+    description = describe_evaluation(evaluation)
+    assert description.startswith("2 frauds in 10 entities: AUC ")
+    assert "precision of entities with an alert 1.000" in description
+    assert "recall of alerted 0.500, precision of incidents 1.000" in description
     page = render_run(summary)
     assert "of the fraudulent entities alerted" in page
     assert "none of them labelled" in page
@@ -308,14 +316,16 @@ def test_without_labels_a_page_shows_the_evaluated_time(tmp_path: Path) -> None:
     """Every headline figure is of the evaluated time, which is named; where it has no events, the
     page does not deny the alerts before it, and the terminal warns."""
     inputs = [("shop", ndjson(tmp_path / "shop", TWO_ATTACKS))]
-    told = lambda _records, _share: None  # noqa: E731
-    summary = replay(config(), inputs, tmp_path / "out", told, (), THIRD_DAY)
+    no_progress = lambda _records, _share: None  # noqa: E731
+    summary = replay(config(), inputs, tmp_path / "out", no_progress, (), THIRD_DAY)
     assert summary.evaluation_span.events == 3
     assert summary.evaluation_span.alerts_per_day == {"spend": 24.0 * summary.alerts_published}
     page = Parsed(render_run(summary)).said
     assert "Evaluated from 2026-03-04: 3 events." in page
     assert "events evaluated 3" in " ".join(page.split())
-    nothing = replay(config(), inputs, tmp_path / "no", told, (), TimeSplit(from_ms=START_MS * 2))
+    nothing = replay(
+        config(), inputs, tmp_path / "no", no_progress, (), TimeSplit(from_ms=START_MS * 2)
+    )
     assert nothing.alerts["spend"] > 0
     assert nothing.evaluation_span.alerts_per_day == {"spend": None}
     assert "No alert was raised" not in Parsed(render_run(nothing)).said
@@ -344,7 +354,7 @@ def test_assess_is_evaluated_and_explained_like_monitors(tmp_path: Path) -> None
     assert of_assess.roc_auc.value == 1.0
     [missed] = evaluation.missed.by_amount
     assert (missed.event_id, missed.nearest) == ("e101", "assess")
-    assert [said.held_back for said in missed.monitors] == [False, True]
+    assert [description.held_back for description in missed.monitors] == [False, True]
     assert {one.name: one.frauds for one in evaluation.missed.bands if one.frauds} == {
         "held back": 1
     }
@@ -405,9 +415,9 @@ def test_a_verdict_is_known_from_its_first_label_on(tmp_path: Path) -> None:
         [*QUIET, payment(9_000, "b1", 5.0)],
         sorted(labels, key=lambda one: one["known_at"]),
     )
-    known = {row["event_id"]: row for row in rows_of(tmp_path, "labels")}
-    assert {row["verdict"] for row in known.values()} == {"fraud"}
-    days = {id_: row["known_time"].day - 2 for id_, row in known.items()}
+    label_inputs = {row["event_id"]: row for row in rows_of(tmp_path, "labels")}
+    assert {row["verdict"] for row in label_inputs.values()} == {"fraud"}
+    days = {id_: row["known_time"].day - 2 for id_, row in label_inputs.items()}
     assert days == {"e1": 1, "e2": 3}
 
 

@@ -89,9 +89,9 @@ def payments(count: int = 2_000) -> list[Row]:
     ]
 
 
-def label(of: str, at_ms: int, *, fraud: bool = True, **more: str) -> Row:
+def label(of: str, at_ms: int, *, fraud: bool = True, **fields: str) -> Row:
     """A label by event id alone."""
-    return {"payment": of, "known_at": at_ms, "fraud": int(fraud), **more}
+    return {"payment": of, "known_at": at_ms, "fraud": int(fraud), **fields}
 
 
 def verdicts(rows: list[Row]) -> list[Row]:
@@ -119,11 +119,13 @@ def label_table(path: Path, rows: list[Row]) -> Path:
     return path
 
 
-def run(folder: Path, rows: list[Row], known: list[Row], using: Config | None = None) -> Summary:
+def run(
+    folder: Path, rows: list[Row], label_rows: list[Row], using: Config | None = None
+) -> Summary:
     """Replay payments and a label file, both in files of their own, into the folder `out`."""
     folder.mkdir(exist_ok=True)
     shop = ndjson(folder / "shop", rows)
-    given = [("verdicts", label_table(folder / "labels", known))] if known else []
+    given = [("verdicts", label_table(folder / "labels", label_rows))] if label_rows else []
     return replay(using or config(), [("shop", shop)], folder / "out", lambda *_: None, given)
 
 
@@ -141,24 +143,24 @@ def final_labels(folder: Path) -> list[Row]:
     return found
 
 
-def named(rows: list[Row], known: list[Row]) -> list[Row]:
-    """The same labels as a topic would bring them: with their event's entities, as they became
-    known."""
+def named(rows: list[Row], label_rows: list[Row]) -> list[Row]:
+    """The labels as a topic has them: with the entities of their events, in the order in which they
+    became known."""
     by_id = {row["id"]: row for row in rows}
-    told = [
+    with_entities = [
         one | {"account": by_id[one["payment"]]["who"], "device": by_id[one["payment"]]["device"]}
-        for one in known
+        for one in label_rows
     ]
-    return sorted(told, key=lambda one: one["known_at"])
+    return sorted(with_entities, key=lambda one: one["known_at"])
 
 
 def test_labels_by_event_id_train_like_labels_by_entity(tmp_path: Path) -> None:
-    """A file of ids in any order is worth a topic of labels with entities, each at its time."""
+    """Labels from an unordered file of event ids have the same effect as labels with entities in a topic."""
     rows = payments()
-    known = verdicts(rows)
-    summary = run(tmp_path / "ids", rows, known)
+    label_rows = verdicts(rows)
+    summary = run(tmp_path / "ids", rows, label_rows)
     shop = ndjson(tmp_path / "shop", rows)
-    topic = label_table(tmp_path / "topic", named(rows, known))
+    topic = label_table(tmp_path / "topic", named(rows, label_rows))
     inputs = [("shop", shop), ("verdicts", topic)]
     summary_of_topic = replay(config(), inputs, tmp_path / "named" / "out", lambda *_: None)
     assert scores(tmp_path / "ids") == scores(tmp_path / "named")
@@ -175,7 +177,8 @@ def test_labels_by_event_id_train_like_labels_by_entity(tmp_path: Path) -> None:
         "unclear": 0,
         "dead_letters": 0,
         "before_event": 0,
-        "after_last_event": sum(one["known_at"] > rows[-1]["at"] for one in known) - late_nobody,
+        "after_last_event": sum(one["known_at"] > rows[-1]["at"] for one in label_rows)
+        - late_nobody,
         "ambiguous": 0,
     }
     assert nobody > 5
@@ -203,14 +206,14 @@ def test_a_label_reaches_the_models_with_training_features_only(tmp_path: Path) 
 def leaks(folder: Path) -> list[str]:
     """What changes before a moment when the labels known from it on are others: nothing should."""
     rows = payments()
-    known = verdicts(rows)
+    label_rows = verdicts(rows)
     at_ms = START_MS + 1_000 * STEP_MS
     opposite = [
-        one | {"fraud": 1 - one["fraud"]} if one["known_at"] >= at_ms else one for one in known
+        one | {"fraud": 1 - one["fraud"]} if one["known_at"] >= at_ms else one for one in label_rows
     ]
-    without = [one for one in known if one["known_at"] < at_ms]
-    for name, told in (("all", known), ("opposite", opposite), ("without", without)):
-        run(folder / name, rows, told)
+    without = [one for one in label_rows if one["known_at"] < at_ms]
+    for name, final in (("all", label_rows), ("opposite", opposite), ("without", without)):
+        run(folder / name, rows, final)
     truth = scores(folder / "all")
     found = []
     for name in ("opposite", "without"):
@@ -278,11 +281,13 @@ def test_a_label_waits_for_its_event_in_whichever_partition(
     rows = [row | {"device": row["device"] or "d0"} for row in payments(1_000)]
     part = partition_of(pa.array([row["device"] for row in rows]), 2, "murmur2").tolist()
     askew = sorted(zip(rows, part, strict=True), key=lambda one: one[0]["at"] + 3_500_000 * one[1])
-    known = [label(row["id"], row["at"], fraud=i % 7 == 0) for i, row in enumerate(rows)]
+    label_rows = [label(row["id"], row["at"], fraud=i % 7 == 0) for i, row in enumerate(rows)]
     at = next(i for i, p in enumerate(part) if p == 1 and i > 500)
-    turned = [one | {"fraud": 1 - one["fraud"]} if i == at else one for i, one in enumerate(known)]
-    for name, told in (("one", known), ("other", turned)):
-        run(tmp_path / name, [row for row, _ in askew], told, config(PARTITIONED))
+    turned = [
+        one | {"fraud": 1 - one["fraud"]} if i == at else one for i, one in enumerate(label_rows)
+    ]
+    for name, final in (("one", label_rows), ("other", turned)):
+        run(tmp_path / name, [row for row, _ in askew], final, config(PARTITIONED))
     one, other = (scores(tmp_path / name) for name in ("one", "other"))
     assert one[f"e{at}"] == other[f"e{at}"]
     assert one != other
@@ -318,8 +323,8 @@ def test_labels_among_events_hold_back_labels_of_these(tmp_path: Path) -> None:
 
 
 def test_a_correction_replaces_the_earlier_label(tmp_path: Path) -> None:
-    """Once a fraud is taken back, the scores are those of the honest label alone; before, not. The
-    last word stands in labels.parquet, once."""
+    """After the correction of a fraud to honest, scores equal those with only the honest label; before it
+    they do not. labels.parquet has the final label once."""
     rows = payments()
     of, wrong_ms, right_ms = "e101", rows[200]["at"], rows[1_000]["at"]
     right = label(of, right_ms, fraud=False, how="none")
@@ -333,9 +338,13 @@ def test_a_correction_replaces_the_earlier_label(tmp_path: Path) -> None:
     who = rows[101]["who"]
     after = [row["id"] for row in rows[1_001:] if row["who"] == who]
     assert any(both[of] != wrong[of] for of in after)
-    [word] = final_labels(tmp_path / "both")
-    assert (word["event_id"], word["verdict"], word["scenario"]) == (of, "honest", "none")
-    assert word["known_time"].timestamp() * 1000 == right_ms
+    [final_label] = final_labels(tmp_path / "both")
+    assert (final_label["event_id"], final_label["verdict"], final_label["scenario"]) == (
+        of,
+        "honest",
+        "none",
+    )
+    assert final_label["known_time"].timestamp() * 1000 == right_ms
 
 
 def test_of_labels_before_event_the_later_is_final(tmp_path: Path) -> None:
@@ -344,7 +353,9 @@ def test_of_labels_before_event_the_later_is_final(tmp_path: Path) -> None:
     fraud, honest = (label("e400", START_MS + ms, fraud=not ms) for ms in (0, 1))
     for name, both in (("old first", [fraud, honest]), ("new first", [honest, fraud])):
         run(tmp_path / name, rows, both)
-        assert [word["verdict"] for word in final_labels(tmp_path / name)] == ["honest"]
+        assert [final_label["verdict"] for final_label in final_labels(tmp_path / name)] == [
+            "honest"
+        ]
 
 
 def test_labels_of_unknown_events_are_counted_and_dropped(tmp_path: Path) -> None:
@@ -387,25 +398,25 @@ def test_a_label_file_no_monitor_reads_serves_the_evaluation(tmp_path: Path) -> 
     """Where no monitor learns from labels, all of known events are in labels.parquet and no score
     differs; events without any entity are no exception, nor where monitors learn."""
     rows = payments(600)
-    known = verdicts(rows)
-    summary = run(tmp_path / "unread", rows, known, config(UNREAD))
+    label_rows = verdicts(rows)
+    summary = run(tmp_path / "unread", rows, label_rows, config(UNREAD))
     run(tmp_path / "none", rows, [], config(UNREAD))
     assert scores(tmp_path / "unread") == scores(tmp_path / "none")
     assert summary.labels["verdicts"]["joined"] == len(rows)
-    run(tmp_path / "read", rows, known)
+    run(tmp_path / "read", rows, label_rows)
     for name in ("unread", "read"):
-        told = final_labels(tmp_path / name)
-        assert sorted(one["event_id"] for one in told) == sorted(row["id"] for row in rows)
-        times = [one["known_time"] for one in told]
+        final = final_labels(tmp_path / name)
+        assert sorted(one["event_id"] for one in final) == sorted(row["id"] for row in rows)
+        times = [one["known_time"] for one in final]
         assert name == "read" or times == sorted(times)
-        assert {one["scenario"] for one in told} == {"stolen"}
+        assert {one["scenario"] for one in final} == {"stolen"}
 
 
 def test_unreadable_labels_are_dead_letters_and_all_add_up(tmp_path: Path) -> None:
     """A row without a time is kept in dead_letters.ndjson, and the others go their way."""
     rows = payments(300)
-    known = [*verdicts(rows), {"payment": "e1", "known_at": None, "fraud": 1}]
-    summary = run(tmp_path / "bad", rows, known)
+    label_rows = [*verdicts(rows), {"payment": "e1", "known_at": None, "fraud": 1}]
+    summary = run(tmp_path / "bad", rows, label_rows)
     counts = summary.labels["verdicts"]
     assert (counts["dead_letters"], counts["read"], summary.dead_letters) == (1, 301, 1)
     [letter] = (tmp_path / "bad" / "out" / "dead_letters.ndjson").read_bytes().splitlines()
@@ -417,9 +428,9 @@ def test_a_label_with_a_bad_field_is_a_label(tmp_path: Path) -> None:
     still means its event, and each repair is counted, with an example that is no dead letter."""
     rows = payments(300)
     rows[7] |= {"id": "e7" * 200}
-    known = [{k: v for k, v in one.items() if k != "how"} for one in verdicts(rows)]
-    good = run(tmp_path / "good", rows, [one | {"how": "stolen"} for one in known])
-    bad = run(tmp_path / "bad", rows, [one | {"how": 0.5} for one in known])
+    label_rows = [{k: v for k, v in one.items() if k != "how"} for one in verdicts(rows)]
+    good = run(tmp_path / "good", rows, [one | {"how": "stolen"} for one in label_rows])
+    bad = run(tmp_path / "bad", rows, [one | {"how": 0.5} for one in label_rows])
     counts = bad.labels["verdicts"]
     assert counts["field_repaired/kind/wrong_type"] == 300
     assert counts["field_repaired/labelled_event_id/text_too_long"] == 1
@@ -471,16 +482,16 @@ def test_labels_without_a_verdict_are_counted_and_dropped(tmp_path: Path) -> Non
     """They teach and judge as if they were not there, whether in a file or among the events; the
     commonest of what they say is a note."""
     rows = payments(600)
-    known = [one | {"fraud": str(one["fraud"])} for one in verdicts(rows)]
-    odd = [one | {"fraud": "chargeback" if i else ""} for i, one in enumerate(known[:22])]
-    summary = run(tmp_path / "odd", rows, odd + known[22:])
-    run(tmp_path / "without", rows, known[22:])
+    label_rows = [one | {"fraud": str(one["fraud"])} for one in verdicts(rows)]
+    odd = [one | {"fraud": "chargeback" if i else ""} for i, one in enumerate(label_rows[:22])]
+    summary = run(tmp_path / "odd", rows, odd + label_rows[22:])
+    run(tmp_path / "without", rows, label_rows[22:])
     assert scores(tmp_path / "odd") == scores(tmp_path / "without")
     assert final_labels(tmp_path / "odd") == final_labels(tmp_path / "without")
     assert summary.labels["verdicts"]["unclear"] == 22
     [note] = [one for one in summary.notes if "neither" in one]
     assert "22 labels say neither fraud nor honest: 'chargeback' (21), nothing (1)" in note
-    topic = label_table(tmp_path / "topic", named(rows, odd + known[22:]))
+    topic = label_table(tmp_path / "topic", named(rows, odd + label_rows[22:]))
     inputs = [("shop", tmp_path / "odd" / "shop"), ("verdicts", topic)]
     of_topic = replay(config(), inputs, tmp_path / "topic_out" / "out", lambda *_: None)
     assert any("neither fraud nor honest: 'chargeback'" in one for one in of_topic.notes)
@@ -491,8 +502,8 @@ def test_a_file_without_usable_labels_is_a_mistake(tmp_path: Path) -> None:
     """Where no label says fraud or honest, the file is not what it was given for: what they say, and
     where the mapping looked, is named."""
     rows = payments(50)
-    said = r"none of 50 labels says fraud or honest; they say 'perhaps' \(50\).*verdicts.fields.verdict"
-    with pytest.raises(InputError, match=said):
+    message = r"none of 50 labels says fraud or honest; they say 'perhaps' \(50\).*verdicts.fields.verdict"
+    with pytest.raises(InputError, match=message):
         run(tmp_path, rows, [one | {"fraud": "perhaps"} for one in verdicts(rows)])
 
 
@@ -541,8 +552,8 @@ def test_a_topic_of_labels_is_joined_completely(
 ) -> None:
     """Labels of all its partitions are read, taught and counted as those of one file are."""
     rows = payments(1_000)
-    known = verdicts(rows)
-    patch_topics(monkeypatch, {"verdicts": [known[::2], known[1::2]]})
+    label_rows = verdicts(rows)
+    patch_topics(monkeypatch, {"verdicts": [label_rows[::2], label_rows[1::2]]})
     using = config(
         CONFIG.replace('topic = "verdicts"', 'topic = "verdicts"\npartitions = 2').replace(
             'unit = "iso"', 'unit = "ms"'
@@ -552,7 +563,7 @@ def test_a_topic_of_labels_is_joined_completely(
     shop, out = ndjson(tmp_path / "shop", rows), tmp_path / "topic" / "out"
     topic = [("verdicts", "kafka://verdicts")]
     summary = replay(using, [("shop", shop)], out, lambda *_: None, topic)
-    of_file = run(tmp_path / "file", rows, known)
+    of_file = run(tmp_path / "file", rows, label_rows)
     assert summary.labels == of_file.labels
     assert summary.inputs["verdicts"]["duplicate"] == 0
     assert scores(tmp_path / "topic") == scores(tmp_path / "file")
@@ -566,10 +577,10 @@ def test_labels_are_not_joined_to_an_internal_topic(
 ) -> None:
     """It does not hold the events that labels are of: that is said before anything is read."""
     patch_topics(monkeypatch, {"eddy-account-events": [[]]})
-    known = label_table(tmp_path / "labels", verdicts(payments(10)))
+    label_rows = label_table(tmp_path / "labels", verdicts(payments(10)))
     internal = [("account", "kafka://eddy-account-events")]
     with pytest.raises(InputError, match="--labels: an internal topic does not hold the events"):
-        replay(config(), internal, tmp_path / "out", lambda *_: None, [("verdicts", known)])
+        replay(config(), internal, tmp_path / "out", lambda *_: None, [("verdicts", label_rows)])
     assert not (tmp_path / "out").exists()
 
 
@@ -642,10 +653,10 @@ def test_a_name_is_of_events_or_of_labels(tmp_path: Path) -> None:
     configuration gives to events."""
     rows = payments(20)
     shop = ndjson(tmp_path / "shop", rows)
-    known = label_table(tmp_path / "labels", named(rows, verdicts(rows)))
-    given = [("shop", shop), ("verdicts", known)]
+    label_rows = label_table(tmp_path / "labels", named(rows, verdicts(rows)))
+    given = [("shop", shop), ("verdicts", label_rows)]
     with pytest.raises(InputError, match="its records and those of verdicts have the same topic"):
-        replay(config(), given, tmp_path / "out", lambda *_: None, [("verdicts", known)])
+        replay(config(), given, tmp_path / "out", lambda *_: None, [("verdicts", label_rows)])
     taken = config(UNREAD.replace('type = "label"', 'type = "login"').replace("verdicts", "labels"))
     with pytest.raises(InputError, match=r"inputs\.labels holds events"):
         with_label_input(taken)
@@ -689,10 +700,10 @@ def test_every_label_of_the_handbook_finds_its_payment(shared_data: Path, tmp_pa
     terminals puts the frauds of the last week first."""
     folder = shared_data / "transactions"
     inputs = [("transaction", folder / "handbook.parquet")]
-    known = [("label", folder / "handbook_labels.parquet")]
+    label_rows = [("label", folder / "handbook_labels.parquet")]
     split = TimeSplit(from_ms=1_533_686_400_000)
     out = tmp_path / "out"
-    summary = replay(config(HANDBOOK), inputs, out, lambda *_: None, known, split)
+    summary = replay(config(HANDBOOK), inputs, out, lambda *_: None, label_rows, split)
     counts = summary.labels["label"]
     assert counts["joined"] == counts["read"] == summary.events == 1_303_778
     words = pq.read_table(out / "labels.parquet", columns=["event_id", "verdict"])
