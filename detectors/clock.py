@@ -76,9 +76,13 @@ class ClockWindows(NamedTuple):
 
 
 class BoundedTimes(NamedTuple):
-    """Bounded times of n events. time_ms: int64[n]. stream_ms: float64[n], stream time after each.
-    ahead: bool[n], the event's time exceeds its bound. set_back: bool[n], stream time is set back
-    to stream_ms before the event, which happens at most once."""
+    """Bounded times of n events.
+
+    - time_ms: int64[n].
+    - stream_ms: float64[n], stream time after each event.
+    - ahead: bool[n], the event's time exceeds its bound.
+    - set_back: bool[n], stream time is set back to stream_ms before the event; at most once.
+    """
 
     time_ms: I64
     stream_ms: F64

@@ -1,8 +1,8 @@
 """Labels: events that give the verdict on an earlier event.
 
-Two unrelated learners use them. In watch, `detectors.models.label_risk` learns the share of frauds
-among an entity's labelled events, which is a detector's value. In assess, `detectors.fusion` learns
-how much the monitors' reports on an event mean together, from the fields `LEARNED_LABEL_FIELDS`.
+Two independent learners use them. In the watch stage, the detector `detectors.models.label_risk` learns
+the share of frauds among an entity's labelled events. In the assess stage, `detectors.fusion` learns
+from the fields `LEARNED_LABEL_FIELDS` how to combine the monitors' reports on an event.
 """
 
 from typing import Final
@@ -19,7 +19,7 @@ LEARNED_LABEL_FIELDS: Final = ("verdict", "labelled_event_id")
 """The fields of a label that assess learns from."""
 
 UNKNOWN, HONEST, FRAUD = range(-1, 2)
-"""Codes of verdicts; `UNKNOWN` means every verdict but fraud and honest, and for none."""
+"""Codes of verdicts; `UNKNOWN` stands for any other verdict, and for a missing one."""
 _CODES: Final = {"honest": HONEST, "fraud": FRAUD}
 
 
@@ -34,6 +34,6 @@ def verdict_codes(labels: EventBatch) -> I64:
     codes = np.full(len(labels), UNKNOWN)
     if "verdict" in labels.text:
         for name, code in _CODES.items():
-            same = pc.fill_null(pc.equal(labels.text["verdict"], name), fill_value=False)
-            codes[same.to_numpy(zero_copy_only=False)] = code
+            matches = pc.fill_null(pc.equal(labels.text["verdict"], name), fill_value=False)
+            codes[matches.to_numpy(zero_copy_only=False)] = code
     return codes

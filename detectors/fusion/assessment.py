@@ -1,29 +1,28 @@
-"""Assessment: combines the reports of all monitors on one event into one p-value about its subject.
+"""Assessment: combines the reports of all monitors on one event into one p-value for its subject.
 
 Without labels the p-values p of an event's reports are combined by their harmonic mean (D. J.
 Wilson, "The harmonic mean p-value for combining dependent tests", PNAS 2019, eq. 1), which is valid
-under any dependence. A monitor without a report is censored: its p-value is known only to lie above
-`report_p`, the p-value below which a monitor reports an event:
+under any dependence. A monitor reports an event if its p-value is below `report_p`. The p-value of a
+monitor without a report is censored: only p > `report_p` is known. It enters by its expectation:
 
     p = K/(Σ 1/p_k + (K - r) C),   C = E[1/p | p > L] = ln(1/L)/(1 - L),   L = report_p
 
-with K monitors, of which r reported. With labels a learned model replaces the harmonic mean once it
-does better (`label_learning`). Each report revises its event's p at once, except where a learned model is
-active and all reports on an event come together: then the last report decides, since the model
-scores only complete events. An event raises an alert once, and again when its score has grown by
-`policy.ESCALATION`. Whether an assessment is warm depends on the events before it; an event counts
-once as held back and once in an incident, however many reports concern it.
+with K monitors, of which r reported. With labels, a learned model replaces the harmonic mean once its
+log loss is lower (`label_learning`). Each report updates the p-value of its event. Where labels are learned and all
+reports on an event come together, only the last report is scored, since the models learn from complete
+events. An event raises an alert once, and again when its score has grown by
+`policy.ESCALATION`. Whether an assessment is warm depends on the events before it. An event counts
+once as held back and once in an incident, however many reports it has.
 
-The policy is that of the monitors (`detectors.scoring.policy`), for subjects instead of entities. It
-needs the rate of all events, of which only few are reported: every event of the sample
-(`is_sampled`) is reported by every monitor that scores it, and counts `SAMPLE` times.
+The policy (`detectors.scoring.policy`) is applied to subjects, as monitors apply it to entities. It
+needs the rate of all events, but only few are reported. Therefore every monitor also reports a sample
+of all events (`is_sampled`), and each sampled event counts `SAMPLE` times.
 
-Where every event is to be scored, as in a replay, there are also silent scores: p-values that a
-monitor did not report (is_report=False). They are scored beside the reports on their event, and
-neither remembered nor learned from.
+A replay scores every event. Its rows therefore include unreported p-values (is_report=False), which
+are scored together with the reports on their event, but neither remembered nor learned from.
 
 `kernel` processes the rows (`arrays`), `event_memory` remembers the events, `label_learning` learns
-each label, `daily_refit` fits the trees (`boosting`) again and chooses the model, and `model_state`
+each label, `daily_refit` refits the trees (`boosting`) and chooses the active model, and `model_state`
 holds their arrays.
 """
 
@@ -67,13 +66,13 @@ NO_LATENESS_MS: Final = 1e18
 
 
 def is_sampled(events: EventBatch, key: HashKey) -> Bools:
-    """bool[n]: the events of the sample, which are always reported, by the keyed hash of their ids."""
+    """bool[n]: whether each event is in the sample that is always reported, by the keyed hash of its id."""
     sampled: Bools = hash_text(events.event_id, key)[:, 1] % np.uint64(SAMPLE) == 0
     return sampled
 
 
 def censored_inverse_p(report_p: float) -> float:
-    """What a monitor without a report adds to the sum of 1/p: the expectation of 1/p above report_p."""
+    """The term of a monitor without a report in the sum of 1/p: the expectation of 1/p given p > report_p."""
     return log(1.0 / report_p) / (1.0 - report_p)
 
 
@@ -123,8 +122,8 @@ class Assessment:
     def process(
         self, batch: EventBatch, subject: str, monitor: I64, p_value: F64, values: F64
     ) -> AssessmentOutput:
-        """Process n rows in order: events with their subject, or labels. monitor: int64[n], whose
-        report the row is, -1 for a label; p_value: float64[n]; values: float64[n, features]."""
+        """Process n rows in order: events with their subject, or labels. monitor: int64[n], the
+        monitor that sent the row, -1 for a label; p_value: float64[n]; values: float64[n, features]."""
         n = len(batch)
         rows = self._rows(batch, monitor, p_value, values)
         keys = hash_text(batch.text[subject], self.key)
@@ -140,7 +139,7 @@ class Assessment:
             warm=np.zeros(n, np.bool_),
             is_report=rows.is_report,
             p_of_all=np.full(n, np.nan),
-            contribution=np.empty((n, inputs)),  # written, and read, where the row raised an alert
+            contribution=np.empty((n, inputs)),  # set only where the row raises an alert
             value=np.empty((n, inputs)),
             low=np.empty((n, inputs)),
             high=np.empty((n, inputs)),
@@ -171,10 +170,10 @@ class Assessment:
     def _bounded_times(
         self, batch: EventBatch, keys: U64, is_report: Bools
     ) -> tuple[BoundedTimes, RowTimes]:
-        """Bounded times of the reports, and of every row. Rows that are only scored move no time:
-        else an assessment would depend on whether every event is scored."""
-        counts = is_report | (batch.type_code == LABEL_TYPE)
-        rows = np.flatnonzero(counts)
+        """Bounded times of the reports, and of every row. Unreported p-values do not advance stream time:
+        otherwise the result would depend on whether every event is scored."""
+        advances_time = is_report | (batch.type_code == LABEL_TYPE)
+        rows = np.flatnonzero(advances_time)
         before_ms = self.clock.now_ms
         bounded = self.clock.advance(
             batch.time_ms[rows],
@@ -185,21 +184,21 @@ class Assessment:
         )
         times = RowTimes(
             bounded_ms=batch.time_ms.astype(np.float64),
-            stream_ms=np.concatenate([[before_ms], bounded.stream_ms])[np.cumsum(counts)],
+            stream_ms=np.concatenate([[before_ms], bounded.stream_ms])[np.cumsum(advances_time)],
             set_back=np.zeros(len(batch), np.bool_),
         )
         times.bounded_ms[rows] = bounded.time_ms
         times.set_back[rows] = bounded.set_back
-        of_reports = is_report[rows]
-        return BoundedTimes._make(column[of_reports] for column in bounded), times
+        report_rows = is_report[rows]
+        return BoundedTimes._make(column[report_rows] for column in bounded), times
 
     def _rows(self, batch: EventBatch, monitor: I64, p_value: F64, values: F64) -> AssessmentInput:
-        label = batch.type_code == LABEL_TYPE
+        is_label = batch.type_code == LABEL_TYPE
         event = hash_text(batch.event_id, self.key)
         sampled = event[:, 1] % np.uint64(SAMPLE) == 0
-        if label.any():
-            event[label] = hash_text(batch.text["labelled_event_id"], self.key)[label]
-        is_report = ~label & ((p_value < self.settings.report_p) | sampled)
+        if is_label.any():
+            event[is_label] = hash_text(batch.text["labelled_event_id"], self.key)[is_label]
+        is_report = ~is_label & ((p_value < self.settings.report_p) | sampled)
         return AssessmentInput(
             event=np.ascontiguousarray(event[:, 0]),
             monitor=monitor,
@@ -212,7 +211,7 @@ class Assessment:
         )
 
     def counts(self) -> dict[str, int]:
-        """Labels by what became of them, and the state of learning; empty where nothing is learned."""
+        """Labels by outcome, and the status of learning; empty where nothing is learned."""
         if not self.learns:
             return {}
         counts = self.learner.sums.counts

@@ -30,46 +30,46 @@ from schemas.columns import F64, I64
 from schemas.labels import FRAUD, HONEST
 
 FIT_MIN: Final = 50
-"""Frauds, and honest events, that trees are fitted on at least."""
+"""The least number of frauds, and of honest events, for a fit of the trees."""
 REFIT_SHARE: Final = 0.05
-"""Labels since the last fit, as a share of those remembered, from which on trees are fitted again. A
-daily fit would be most of the cost of a long replay."""
+"""Trees are refitted when the labels since the last fit reach this share of the remembered ones. A fit
+every day would be most of the cost of a long replay."""
 FIT_ROWS: Final = 100_000
-"""Rows of a fit at most; with 10 inputs it takes a second."""
+"""The largest number of rows in a fit; with 10 inputs it takes a second."""
 
 
 def refit(learner: LearnerState, time_ms: int) -> None:
-    """Begin the day of that time: decay the sums, fit the trees if enough labels are new, and choose the
-    active model."""
+    """Begin a new day of stream time: decay the sums, refit the trees if there are enough new labels, and
+    choose the active model."""
     sums, memory = learner.sums, learner.memory
     day = time_ms // DAY_MS
     if sums.status[NEXT_DAY_MS] > 0:
-        passed = max(day - int(sums.status[DAY]), 0)  # negative where time was set back
-        keep = 0.5 ** (passed / HALF_LIFE_DAYS)
-        for faded in (
+        days_passed = max(day - int(sums.status[DAY]), 0)  # negative where time was set back
+        keep = 0.5 ** (days_passed / HALF_LIFE_DAYS)
+        for sums_of_model in (
             sums.honest_bins,
             sums.not_fraud,
             sums.excess_loss,
             sums.evaluated,
             sums.frauds,
         ):
-            np.multiply(faded, keep, out=faded)
+            np.multiply(sums_of_model, keep, out=sums_of_model)
     sums.status[DAY] = day
     sums.status[NEXT_DAY_MS] = (day + 1) * DAY_MS
-    taken = int(sums.counts[LABELS] + sums.counts[CHANGED])
+    learned = int(sums.counts[LABELS] + sums.counts[CHANGED])
     honest, frauds = (np.flatnonzero(memory.verdict == verdict) for verdict in (HONEST, FRAUD))
-    changed = taken - sums.status[LABELS_AT_FIT] >= REFIT_SHARE * (len(honest) + len(frauds))
-    if changed and min(len(frauds), len(honest)) >= FIT_MIN:
+    enough_new = learned - sums.status[LABELS_AT_FIT] >= REFIT_SHARE * (len(honest) + len(frauds))
+    if enough_new and min(len(frauds), len(honest)) >= FIT_MIN:
         _fit(learner, honest, frauds)
         _recount(learner, honest, np.zeros(3))
-        sums.status[LABELS_AT_FIT] = taken
+        sums.status[LABELS_AT_FIT] = learned
     sums.status[ACTIVE_MODEL] = _best_model(sums)
     _update_tail_share(sums)
 
 
 def _fit(learner: LearnerState, honest: I64, frauds: I64) -> None:
-    """Fit the trees to labelled events, given by their slots; adjust their odds to those of all recent
-    labels."""
+    """Fit the trees to labelled events, given by their slots; adjust their log odds to the
+    share of frauds among all recent labels."""
     frauds = _subsample(frauds, FIT_ROWS // 2)
     honest = _subsample(honest, FIT_ROWS - len(frauds))
     rows = np.sort(np.concatenate([honest, frauds]))
@@ -84,7 +84,7 @@ def _fit(learner: LearnerState, honest: I64, frauds: I64) -> None:
 
 
 def _subsample(slots: I64, rows_max: int) -> I64:
-    """At most `rows_max` of the slots; their events' hashes decide which."""
+    """At most `rows_max` of the slots, evenly spaced; slots are assigned by the events' hashes."""
     return slots[
         np.arange(min(len(slots), rows_max)) * len(slots) // max(min(len(slots), rows_max), 1)
     ]
@@ -103,19 +103,19 @@ def _best_model(sums: LearnerSums) -> int:
 
 def _update_tail_share(sums: LearnerSums) -> None:
     """Compute the share of honest events in each bin or above."""
-    of_all = sums.not_fraud.sum()
-    sums.surprised_share[0] = sums.not_fraud[SURPRISED] / of_all if of_all > 0.0 else 1.0
+    total = sums.not_fraud.sum()
+    sums.surprised_share[0] = sums.not_fraud[SURPRISED] / total if total > 0.0 else 1.0
     for model in (LOGISTIC, BOOSTED):
         above = np.cumsum(sums.honest_bins[model][::-1])[::-1]
-        one = sums.surprised_share[0] / (above[0] + 1.0)
-        sums.tail_share[model, :BINS] = one * above
-        sums.tail_share[model, BINS] = one
+        share_of_one = sums.surprised_share[0] / (above[0] + 1.0)
+        sums.tail_share[model, :BINS] = share_of_one * above
+        sums.tail_share[model, BINS] = share_of_one
 
 
 @kernel
 def _recount(learner: LearnerState, honest: I64, today: F64) -> None:
-    """Count honest events, given by their slots, at their highest log odds, raised by as much as the
-    model's log odds have grown since. today: float64[3], scratch."""
+    """Move honest events, given by their slots, to the bin of their highest log odds plus the increase of
+    the model's log odds since they were scored. today: float64[3], scratch."""
     memory = learner.memory
     for k in range(len(honest)):
         slot = honest[k]

@@ -1,9 +1,9 @@
-"""The memory of recently reported events, a set-associative cache by the hash of the event's id: which
-events have a slot, and the p-values that were reported on them.
+"""The memory of recently reported events and their reported p-values: a set-associative cache, keyed by
+the hash of the event's id.
 
-An event takes 25 bytes and 8 for each monitor; where labels are learned (`model_state.EventMemory`),
-104 bytes, 16 for each monitor and 8 for each training feature besides. A report on a displaced event
-adds the event again.
+An event takes 25 bytes and 8 for each monitor. Where labels are learned (`model_state.EventMemory`), it
+takes another 104 bytes, 16 for each monitor and 8 for each training feature. A report on a displaced
+event adds the event again.
 """
 
 from typing import Final, NamedTuple
@@ -28,7 +28,7 @@ class RememberedEvents(NamedTuple):
     offset; source -1 where free. p: float64[events, monitors], NaN where not reported.
     alerted_score: float64[events], the score of the event's last alert, `NEVER_ALERTED` or
     `ONLY_HELD_BACK` without one. next_slot: int64[sets], the slot in the set that is displaced next.
-    totals: int64[2], distinct events, and those of them in the sample."""
+    totals: int64[2], distinct events, and the sampled ones among them."""
 
     position: I64
     p: F64
@@ -38,7 +38,7 @@ class RememberedEvents(NamedTuple):
 
 
 def empty_memory(events_max: int, monitors: int) -> RememberedEvents:
-    """Room for about so many events, none remembered yet."""
+    """An empty memory for about events_max events."""
     sets = max(1, events_max // SLOTS_PER_SET)
     return RememberedEvents(
         position=np.full((sets * SLOTS_PER_SET, 2), -1, np.int64),
@@ -61,8 +61,8 @@ def find_event(remembered: RememberedEvents, event: np.uint64, source: int, offs
 
 @kernel
 def find_labelled(remembered: RememberedEvents, learner: LearnerState, event: np.uint64) -> int:
-    """The slot of the event that a label names, -1 where it is not remembered; of several with its id
-    the one that came first."""
+    """The slot of the event that a label names, -1 where it is not remembered. If several events have the
+    id, the one that arrived first."""
     first = np.int64(event % np.uint64(len(remembered.next_slot))) * SLOTS_PER_SET
     earliest = -1
     for slot in range(first, first + SLOTS_PER_SET):
@@ -80,13 +80,13 @@ def find_labelled(remembered: RememberedEvents, learner: LearnerState, event: np
 def new_slot(
     remembered: RememberedEvents, learner: LearnerState, event: np.uint64, source: int, offset: int
 ) -> int:
-    """A slot for an event that is not remembered: the next slot of its set in rotation. A fraud is
-    replaced only if frauds fill more than half of the set."""
+    """Take a slot for an event that is not remembered: the next slot of its set in rotation. If labelled
+    frauds fill more than half of the set, the next fraud is displaced, else the next other event."""
     set_index = np.int64(event % np.uint64(len(remembered.next_slot)))
-    oldest = remembered.next_slot[set_index]
+    candidate = remembered.next_slot[set_index]
     if (
         len(learner.memory.event)
-        and remembered.position[set_index * SLOTS_PER_SET + oldest, 0] >= 0
+        and remembered.position[set_index * SLOTS_PER_SET + candidate, 0] >= 0
     ):
         frauds = 0
         for k in range(set_index * SLOTS_PER_SET, (set_index + 1) * SLOTS_PER_SET):
@@ -94,12 +94,12 @@ def new_slot(
         displaces_fraud = frauds > SLOTS_PER_SET // 2
         while (
             frauds > 0
-            and (learner.memory.verdict[set_index * SLOTS_PER_SET + oldest] == FRAUD)
+            and (learner.memory.verdict[set_index * SLOTS_PER_SET + candidate] == FRAUD)
             != displaces_fraud
         ):
-            oldest = (oldest + 1) % SLOTS_PER_SET
-    slot = set_index * SLOTS_PER_SET + oldest
-    remembered.next_slot[set_index] = (oldest + 1) % SLOTS_PER_SET
+            candidate = (candidate + 1) % SLOTS_PER_SET
+    slot = set_index * SLOTS_PER_SET + candidate
+    remembered.next_slot[set_index] = (candidate + 1) % SLOTS_PER_SET
     remembered.position[slot, 0] = source
     remembered.position[slot, 1] = offset
     remembered.p[slot] = np.nan

@@ -1,5 +1,5 @@
-"""The kernel of an assessment: remembers, scores and decides on each report, and learns each label, row by
-row."""
+"""The kernel of an assessment. Row by row, it remembers and scores each report and applies the policy,
+or learns the label."""
 
 from math import log10
 from typing import Final
@@ -77,20 +77,20 @@ def assess_rows(
     learns = len(learner.memory.event) > 0
     slot, event_count, deferred = -1, 0.0, False
     for i in range(start, len(rows.p)):
-        label = rows.monitor[i] < 0
+        is_label = rows.monitor[i] < 0
         if i == 0 or _is_new_event(positions, i):
             scratch.all_p[:] = np.nan
             slot, event_count, deferred = -1, 0.0, False
-        if learns and (label or rows.is_report[i]) and _begins_day(i, learner, positions, times):
+        if learns and (is_label or rows.is_report[i]) and _begins_day(i, learner, positions, times):
             return i
-        if label:
+        if is_label:
             if learns and rows.verdict[i] != UNKNOWN:
                 _learn_label(i, remembered, learner, rows, settings)
             continue
         scratch.all_p[rows.monitor[i]] = rows.p[i]
         if rows.is_report[i]:
             slot, first = _remember(i, remembered, learner, positions, rows, settings)
-            # earlier events only: at a later report on it the event is in the sample itself
+            # without this event, which its first report has added
             sampled_before = remembered.totals[SAMPLED_EVENTS] - int(
                 rows.is_sampled[i] and not first
             )
@@ -121,7 +121,7 @@ def assess_rows(
 
 @kernel
 def _begins_day(i: int, learner: LearnerState, positions: EventPositions, times: RowTimes) -> bool:
-    """Whether a new day of learning begins before a row. Rows that are only scored begin none: else
+    """Whether a new day of learning begins before a row. The caller skips unreported p-values: otherwise
     the days would depend on whether every event is scored."""
     clock = learner.sums.status
     if times.set_back[i] and positions.time_ms[i] < clock[DAY] * DAY_MS:
@@ -151,7 +151,7 @@ def _score_event(
     settings: AssessmentSettings,
     out: AssessmentOutput,
 ) -> None:
-    """Write the p-value of the slot's event, by all its reports so far, as a row's."""
+    """Write the p-value of the slot's event, from all its reports so far, to the output of row i."""
     mean = harmonic_mean(remembered.p[slot], settings.unreported_inverse_p)
     label_learning.update_log_odds(learner, slot, mean)
     out.p[i] = label_learning.event_p(learner, slot, mean)
@@ -212,7 +212,7 @@ def _decide(
     state: PolicyState,
     out: AssessmentOutput,
 ) -> int:
-    """The activity of a report's event. incident: its subject's."""
+    """Apply the policy to a report's event and return its activity. incident: the words of its subject."""
     score, alerted_score = -log10(out.p[i]), remembered.alerted_score[slot]
     if alerted_score >= 0.0 and score < alerted_score + ESCALATION:
         out.policy_outcome.activity[i] = NO_ALERT
@@ -230,7 +230,7 @@ def _decide(
         state,
         out.policy_outcome,
     )
-    if activity == SUPPRESSED and alerted_score >= 0.0:  # it was counted before
+    if activity == SUPPRESSED and alerted_score >= 0.0:  # do not count the event twice
         state.activities[activity] -= 1
         incident[SUPPRESSED_COUNT] -= 1.0
     if activity == HELD_BACK and alerted_score == NEVER_ALERTED:
@@ -242,13 +242,13 @@ def _decide(
 
 @kernel
 def _p_of_all(slot: int, learner: LearnerState, scratch: AssessmentScratch) -> float:
-    """The p-value of an event by all monitors, whether they reported or not."""
-    everything = harmonic_mean(scratch.all_p, 0.0)
+    """The p-value of an event from the p-values of all monitors, reported or not."""
+    mean = harmonic_mean(scratch.all_p, 0.0)
     if slot >= 0:
-        return label_learning.event_p(learner, slot, everything)
+        return label_learning.event_p(learner, slot, mean)
     scratch.inputs[:] = np.nan
     scratch.surprised[:] = 0.0
-    return label_learning.p_of_inputs(learner, scratch.inputs, scratch.surprised, everything)
+    return label_learning.p_of_inputs(learner, scratch.inputs, scratch.surprised, mean)
 
 
 @kernel
@@ -261,8 +261,8 @@ def _explain(
     scratch: AssessmentScratch,
     out: AssessmentOutput,
 ) -> None:
-    """Write how much each input contributes to the event's p-value, and the p-value without the first
-    inputs."""
+    """Write the contribution of each input to the event's p-value, and the counterfactual p-values without
+    the largest contributions."""
     monitors = len(scratch.p)
     learned = active_model(learner) != HARMONIC
     scratch.contribution[:] = np.nan
@@ -283,14 +283,14 @@ def _explain(
     for removed in range(COUNTERFACTUAL_MAX):
         largest = -1
         for j in range(len(scratch.contribution)):
-            w = scratch.contribution[j]
-            if w > 0.0 and (largest < 0 or w > scratch.contribution[largest]):
+            contribution = scratch.contribution[j]
+            if contribution > 0.0 and (largest < 0 or contribution > scratch.contribution[largest]):
                 largest = j
         if largest < 0:
             return
         out.order[removed, i] = largest
         if largest < monitors:
-            _without_monitor(largest, learner, scratch)
+            _remove_monitor(largest, learner, scratch)
         else:
             scratch.contribution[largest] = np.nan
             scratch.inputs[largest] = learner.logistic_model.mean[largest]
@@ -301,7 +301,7 @@ def _explain(
 
 
 @kernel
-def _without_monitor(monitor: int, learner: LearnerState, scratch: AssessmentScratch) -> None:
+def _remove_monitor(monitor: int, learner: LearnerState, scratch: AssessmentScratch) -> None:
     """Remove a monitor's inputs from the scratch."""
     scratch.p[monitor] = np.nan
     scratch.surprised[monitor] = 0.0

@@ -1,37 +1,40 @@
-"""Learning from labels, one at a time: how likely is fraud, given all monitors' reports on an event?
+"""Learns from each label how likely fraud is, given all monitors' reports on an event.
 
-There are three models, and each learns from every labelled report: the harmonic mean, as without
-labels; a logistic regression over the monitors' scores and chosen features, learned online
-(`logistic`); and boosted trees over the same inputs (`boosting`), fitted again at the beginning of
-a day of stream time when enough labelled reports are new (`daily_refit`). The log odds of each
-model at the time of an event are kept until its label comes, and their log loss evaluates the
-model (A. P. Dawid, "The prequential approach", JRSS A 1984). The model with the lowest recent log
-loss is active; until a learned model was evaluated on `EVALUATED_MIN` frauds and as many honest
-events, the harmonic mean is. A correction replaces the earlier label's losses, at their remaining
-weight.
+There are three models:
 
-Inputs. A monitor counts only where it was surprised (p < report_p): its score -log10 p, at most
+- the harmonic mean, which is also used without labels;
+- a logistic regression over the monitors' scores and chosen features, learned online (`logistic`);
+- boosted trees over the same inputs (`boosting`), refitted at the beginning of a day of stream time
+  if there are enough new labels (`daily_refit`).
+
+Each model computes log odds when an event is scored. They are stored until its label arrives; their
+log loss then evaluates the model (A. P. Dawid, "The prequential approach", JRSS A 1984). The model
+with the lowest recent log loss is active. Until a learned model has been evaluated on `EVALUATED_MIN`
+frauds and as many honest events, the harmonic mean is active. A corrected label replaces the losses
+of the earlier label, at their remaining weight.
+
+Inputs. Only a monitor that was surprised (p < report_p) has inputs: its score -log10 p, at most
 `SCORE_MAX`, and its finite features. Otherwise all of its inputs are absent, even where they are
-known, as in the sample or in a replay: training inputs must look like those that are scored. The
-memory keeps frauds longer, so that the trees' odds are adjusted to the share of frauds among all
-recent labels (G. King, L. Zeng, "Logistic regression in rare events data", 2001, eq. 7).
+known, as in the sample or in a replay, so that training and scoring use the same inputs. The memory
+keeps frauds longer than honest events; therefore the trees' odds are adjusted to the share of frauds
+among all recent labels (G. King, L. Zeng, "Logistic regression in rare events data", 2001, eq. 7).
 
-p-values. Log odds v become the share of honest events with log odds as high:
+p-values. The p-value of log odds v is the share of honest events with log odds at least as high:
 
     p = R (Σ [v' ≥ v] + 1/(1 + e^v))/(Σ 1 + 1)
 
-over the honest labels of surprising events (some monitor was surprised), v' being the highest log
-odds of the event while its reports came (it may alert at any of them), and at the last fit, if
-that is higher, since a model that learned more gives higher odds. Ties, and all values in the same
-bin, count as at least as high. R is the share of surprising events among all that are not known to
-be fraud; it needs no label, since one event in `SAMPLE` is always reported. Events that surprised
-no monitor rank below, in the order of their harmonic mean. Each event counts as of its own day,
-half after `HALF_LIFE_DAYS`. Where only frauds are labelled nothing is known of honest events, and
-the harmonic mean stays active.
+The sums run over surprising events (some monitor was surprised) that are labelled honest. v' is the
+highest log odds of the event over its reports, since it may alert at any of them. At a refit v' is
+raised by as much as the event's log odds have grown. Values in the same bin count as at least as high.
+R is the share of surprising events among all events not known to be fraud. It needs no labels, since
+one event in `SAMPLE` is always reported. Events that surprised no monitor rank below all others, in
+the order of their harmonic mean. The weight of an event halves every `HALF_LIFE_DAYS` from its own
+day. If only frauds are labelled, honest events are unknown and the harmonic mean stays active.
 
-Of the labelled frauds in memory an event may displace only the oldest in a set of which frauds hold
-more than half. A later label replaces an earlier one for the trees and in the sums; the regression
-learns the first two labels of an event as an outcome each, and no more.
+A new event displaces a labelled fraud only if frauds fill more than half of the set (`event_memory`);
+then it displaces the oldest one. A later label replaces the earlier one for the trees and in the
+sums. The regression learns the first two labels of an event as separate outcomes, and no further
+ones.
 """
 
 from math import isfinite, isnan, log10
@@ -69,7 +72,7 @@ from schemas.labels import FRAUD, HONEST, UNKNOWN
 SCORE_MAX: Final = 20.0
 HALF_LIFE_DAYS: Final = 30.0
 LEARNED_MAX: Final = 2
-"""Labels of one event that the regression learns: the first, and its correction."""
+"""Labels of one event that the regression learns: the first and one correction."""
 
 
 @kernel
@@ -80,7 +83,7 @@ def input_score(p: float) -> float:
 
 @kernel
 def reset_slot(learner: LearnerState, slot: int, event: np.uint64) -> None:
-    """Give the slot to another event, of which nothing is known yet."""
+    """Assign the slot to a new event, without reports or labels."""
     memory = learner.memory
     if len(memory.event) == 0:
         return
@@ -110,13 +113,13 @@ def add_report(
     values: F64,
 ) -> None:
     """Add a monitor's report on the slot's event. first: the event's first report. values:
-    float64[features], the monitor's own are read."""
+    float64[features], of which the monitor's own are used."""
     memory = learner.memory
     surprised = p < report_p
     if len(memory.event) == 0 or not (first or surprised):
         return
-    counts = memory.verdict[slot] != FRAUD
-    if counts and not first:
+    not_fraud = memory.verdict[slot] != FRAUD
+    if not_fraud and not first:
         _count_not_fraud(learner, slot, -1.0)
     if surprised:
         monitors = memory.surprised.shape[1]
@@ -125,7 +128,7 @@ def add_report(
         for j in range(len(values)):
             if learner.input_monitor[monitors + j] == monitor:
                 memory.inputs[slot, monitors + j] = values[j] if isfinite(values[j]) else np.nan
-    if counts:
+    if not_fraud:
         _count_not_fraud(learner, slot, 1.0)
 
 
@@ -155,7 +158,8 @@ def update_log_odds(learner: LearnerState, slot: int, harmonic: float) -> None:
 
 @kernel
 def event_p(learner: LearnerState, slot: int, harmonic: float) -> float:
-    """The p-value of the slot's event by the stored log odds. harmonic: its harmonic mean."""
+    """The p-value of the slot's event from its stored log odds. harmonic: the harmonic mean of its
+    p-values."""
     model = active_model(learner)
     if model == HARMONIC:
         return harmonic
@@ -203,8 +207,8 @@ def _p(learner: LearnerState, model: int, v: float, any_surprised: bool, harmoni
 
 @kernel
 def credit(learner: LearnerState, slot: int, out: F64) -> None:
-    """Add to `out`, float64[inputs], by how much each input raises the active model's log odds of the
-    slot's event; NaN where absent."""
+    """Write to `out`, float64[inputs], how much each input raises the active learned model's log odds of
+    the slot's event; NaN where absent."""
     inputs = learner.memory.inputs[slot]
     for j in range(len(inputs)):
         out[j] = np.nan if isnan(inputs[j]) else 0.0
@@ -237,20 +241,20 @@ def learn_label(learner: LearnerState, slot: int, verdict: int, harmonic: float)
         counts[UNMATCHED] += 1
         return
     memory = learner.memory
-    before = memory.verdict[slot]
-    if before == verdict:
+    earlier_verdict = memory.verdict[slot]
+    if earlier_verdict == verdict:
         return
     memory.verdict[slot] = verdict
-    counts[LABELS if before == UNKNOWN else CHANGED] += 1
-    if before == UNKNOWN:
+    counts[LABELS if earlier_verdict == UNKNOWN else CHANGED] += 1
+    if earlier_verdict == UNKNOWN:
         _evaluate(learner, slot, verdict == FRAUD)
     else:
         _reevaluate(learner, slot, verdict == FRAUD)
-    if before == FRAUD:
+    if earlier_verdict == FRAUD:
         _count_not_fraud(learner, slot, 1.0)
     elif verdict == FRAUD:
         _count_not_fraud(learner, slot, -1.0)
-    if before == HONEST:
+    if earlier_verdict == HONEST:
         count_honest(learner, slot, -1.0, memory.max_log_odds[slot])
     elif verdict == HONEST:
         count_honest(learner, slot, 1.0, memory.max_log_odds[slot])
@@ -281,50 +285,51 @@ def _evaluate(learner: LearnerState, slot: int, fraud: bool) -> None:
 
 @kernel
 def _reevaluate(learner: LearnerState, slot: int, fraud: bool) -> None:
-    """Replace the log losses on an earlier label by those on its correction, at the weight that is left:
-    the losses of log odds v under the two verdicts differ by v."""
+    """Replace the log losses of an earlier label by those of its correction, at their remaining weight.
+    The losses of log odds v under the two verdicts differ by v."""
     sums = learner.sums
-    more = _remaining_weight(learner, learner.memory.labelled_day[slot])
+    change = _remaining_weight(learner, learner.memory.labelled_day[slot])
     if not fraud:
-        more = -more
+        change = -change
     for model in range(LOGISTIC, BOOSTED + 1):
-        beyond = learner.memory.excess_log_odds[slot, model - LOGISTIC]
-        if not isnan(beyond):
-            sums.excess_loss[model] -= more * beyond
-            sums.frauds[model] = max(sums.frauds[model] + more, 0.0)
+        excess = learner.memory.excess_log_odds[slot, model - LOGISTIC]
+        if not isnan(excess):
+            sums.excess_loss[model] -= change * excess
+            sums.frauds[model] = max(sums.frauds[model] + change, 0.0)
 
 
 @kernel
 def _remaining_weight(learner: LearnerState, day: int) -> float:
-    """The remaining weight of something that was counted on that day. An event counts as of its own
-    day, however late its label, and a loss as of the first label's, so that exactly what was added
-    is taken back."""
+    """The decayed weight of a count that was added on that day. An honest event is counted on its own
+    day, a log loss on the day of the first label, so that a correction subtracts exactly what was
+    added."""
     return decayed(1.0, float(max(learner.sums.status[DAY] - day, 0)), HALF_LIFE_DAYS)
 
 
 @kernel
-def _count_not_fraud(learner: LearnerState, slot: int, more: float) -> None:
-    """Count an event that is not known to be fraud, or take it back. An event that surprised no
-    monitor is of the sample."""
+def _count_not_fraud(learner: LearnerState, slot: int, sign: float) -> None:
+    """Add an event to `not_fraud` (sign 1), or subtract it (sign -1). An event that surprised no monitor
+    is in memory because it was sampled, so it counts `SAMPLE` times."""
     any_surprised = learner.memory.surprised[slot].sum() > 0.0
     k, size = (SURPRISED, 1.0) if any_surprised else (NOT_SURPRISED, float(SAMPLE))
     weight = _remaining_weight(learner, learner.memory.day[slot])
-    learner.sums.not_fraud[k] = max(learner.sums.not_fraud[k] + more * size * weight, 0.0)
+    learner.sums.not_fraud[k] = max(learner.sums.not_fraud[k] + sign * size * weight, 0.0)
 
 
 @kernel
-def count_honest(learner: LearnerState, slot: int, more: float, highest: F64) -> None:
-    """Count an honest event that surprised a monitor in the bin of each model's highest log odds, or
-    take it back. highest: float64[3], log odds by model."""
+def count_honest(learner: LearnerState, slot: int, sign: float, highest: F64) -> None:
+    """Add an honest event that surprised a monitor to the bin of each model's highest log odds (sign 1),
+    or subtract it from the bin where it was counted (sign -1). highest: float64[3], log odds by
+    model."""
     counted_bin = learner.memory.counted_bin[slot]
     any_surprised = learner.memory.surprised[slot].sum() > 0.0
     weight = _remaining_weight(learner, learner.memory.day[slot])
     for model in range(LOGISTIC, BOOSTED + 1):
         b = int(counted_bin[model])
-        if more > 0.0 and any_surprised and not isnan(highest[model]):
+        if sign > 0.0 and any_surprised and not isnan(highest[model]):
             b = _bin(highest[model])
         if b != NOT_COUNTED:
             learner.sums.honest_bins[model, b] = max(
-                learner.sums.honest_bins[model, b] + more * weight, 0.0
+                learner.sums.honest_bins[model, b] + sign * weight, 0.0
             )
-        counted_bin[model] = b if more > 0.0 else NOT_COUNTED
+        counted_bin[model] = b if sign > 0.0 else NOT_COUNTED

@@ -29,11 +29,11 @@ HARMONIC, LOGISTIC, BOOSTED = range(3)
 """The models; the last two learn."""
 
 SAMPLE: Final = 1000
-"""One event in so many is reported whatever its p-value."""
+"""One event in `SAMPLE` is reported whatever its p-value."""
 EVALUATED_MIN: Final = 50.0
 """Frauds, and honest events, that a model must have been evaluated on before it may be active."""
 BINS: Final = 384
-"""Of log odds from -`ODDS_MAX` to `ODDS_MAX`."""
+"""Bins of log odds from -`ODDS_MAX` to `ODDS_MAX`."""
 ODDS_MAX: Final = 12.0
 
 LABELS, UNMATCHED, CHANGED, REMEMBERED = range(4)
@@ -50,15 +50,22 @@ SAVED_NAMES: Final = {
 
 
 class EventMemory(NamedTuple):
-    """The remembered events, by slot. event: uint64[events], the hash of the id, 0 free. arrival:
-    int64[events], their order of arrival. day: int64[events], the event's own. inputs:
-    float64[events, inputs], the monitors' scores first, NaN absent. surprised: float64[events,
-    monitors], 1 where the monitor was surprised (p < report_p). log_odds, max_log_odds:
-    float64[events, 3], by model, the last and the highest, NaN where not computed. counted_bin:
-    int16[events, 3], the bin in which the event counts as honest, `NOT_COUNTED` if none. verdict:
-    int8[events]. times_learned: uint8[events], labels that the regression learned. labelled_day:
-    int64[events], the day of the first label. excess_log_odds: float64[events, 2], by learned
-    model, the log odds minus the harmonic mean's at the first label, NaN where not computed."""
+    """The remembered events, by slot.
+
+    - event: uint64[events], the hash of the id; 0 is a free slot.
+    - arrival: int64[events], the number of events remembered up to this one.
+    - day: int64[events], the day of the event.
+    - inputs: float64[events, inputs], the monitors' scores, then the features; NaN is absent.
+    - surprised: float64[events, monitors], 1 where the monitor was surprised (p < report_p).
+    - log_odds, max_log_odds: float64[events, 3], by model, the last and the highest; NaN is not
+      computed.
+    - counted_bin: int16[events, 3], the bin that counts the event as honest, or `NOT_COUNTED`.
+    - verdict: int8[events].
+    - times_learned: uint8[events], labels of the event that the regression learned.
+    - labelled_day: int64[events], the day of the first label.
+    - excess_log_odds: float64[events, 2], by learned model, the log odds minus the harmonic mean's
+      at the first label; NaN is not computed.
+    """
 
     event: U64
     arrival: I64
@@ -75,15 +82,20 @@ class EventMemory(NamedTuple):
 
 
 class LearnerSums(NamedTuple):
-    """Decayed sums. honest_bins: float64[3, BINS], by model, the honest surprising events by their
-    highest log odds. not_fraud: float64[2], events not known to be fraud, `SURPRISED` and
-    `NOT_SURPRISED`. tail_share: float64[3, BINS + 1], as of the beginning of the day: the share of
-    honest events in each bin or above, and last that of one event. surprised_share: float64[1],
-    that of `SURPRISED` in not_fraud. excess_loss, evaluated, frauds: float64[3], the log loss
-    minus the harmonic mean's, the labels that it is a sum over, and the frauds among them. counts:
-    int64[4], labels taken, labels of no remembered event, corrections, events ever remembered.
-    status: int64[4], when the next day begins, the day, the labels at the last fit (0: none yet),
-    and the active model."""
+    """Decayed sums, and counts.
+
+    - honest_bins: float64[3, BINS], by model, the honest surprising events by highest log odds.
+    - not_fraud: float64[2], events not known to be fraud, `SURPRISED` and `NOT_SURPRISED`.
+    - tail_share: float64[3, BINS + 1], by model, at the beginning of the day: the share of honest
+      events in each bin or above; the last entry is the share of one event.
+    - surprised_share: float64[1], the share of `SURPRISED` in not_fraud.
+    - excess_loss: float64[3], by model, the log loss minus the harmonic mean's.
+    - evaluated, frauds: float64[3], the labels in that sum, and the frauds among them.
+    - counts: int64[4], first labels (LABELS), labels without a remembered event (UNMATCHED),
+      corrections (CHANGED), and all events ever remembered (REMEMBERED).
+    - status: int64[4], the time at which the next day begins (NEXT_DAY_MS), the day (DAY), the labels
+      at the last fit, 0 before the first (LABELS_AT_FIT), and the active model (ACTIVE_MODEL).
+    """
 
     honest_bins: F64
     not_fraud: F64
@@ -173,8 +185,8 @@ def load(learner: LearnerState, state: Arrays) -> None:
 
 
 def learning_status(learner: LearnerState) -> dict[str, int]:
-    """Whether a learned model is active, 1 or 0, and the recent evidence for it: frauds and honest events
-    that the learned models evaluated; `EVALUATED_MIN` of each are needed."""
+    """Whether a learned model is active (1 or 0), and the recent frauds and honest events on which the
+    learned models were evaluated; a model needs `EVALUATED_MIN` of each to be active."""
     models = (LOGISTIC, BOOSTED)
     return {
         "learning_active": int(learner.sums.status[ACTIVE_MODEL] != HARMONIC),
@@ -185,5 +197,5 @@ def learning_status(learner: LearnerState) -> dict[str, int]:
 
 @kernel
 def active_model(learner: LearnerState) -> int:
-    """The model whose p-values count."""
+    """The model that gives the p-values."""
     return int(learner.sums.status[ACTIVE_MODEL]) if len(learner.memory.event) else HARMONIC

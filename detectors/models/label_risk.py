@@ -1,26 +1,25 @@
-"""Label risk: what share of an entity's labelled events was fraud, as known at the event's time?
+"""Label risk: what share of an entity's labelled events was fraud, as known at that time?
 
-Labels (verdict "fraud" or "honest"; others are ignored) are records of the log, as events are. A
-label adds one to the decayed frauds f, or to the decayed honest events h, of its key: the value of
-`field` (by default the monitor's entity). Beta–binomial, with the cohort's share m as prior (the compound
+Labels (verdict "fraud" or "honest"; others are ignored) come through the log like all events. Each
+adds one to its key's decayed frauds f or honest events h; the key is the value of `field` (by
+default the monitor's entity). Beta–binomial, with the overall share m as prior (the compound
 sampling model of J. G. Skellam, 1948):
 
     share ~ Beta(K m + f, K (1 - m) + h)                        K = `PRIOR_LABELS`
-    m = (F + P S)/(max(F + H, N) + P)                     P = `COHORT_PRIOR`, S = `PRIOR_SHARE`
+    m = (F + P S)/(max(F + H, N) + P)                     P = `PRIOR_EVENTS`, S = `PRIOR_SHARE`
     value = (K m + f)/(K + f + h);   surprise = -ln P(share ≤ m) = -ln I_m(K m + f, K (1 - m) + h)
 
-F and H are the cohort's frauds and honest events, N the scored events: where only frauds are
+F and H are the totals of frauds and honest events, N the scored events: where only frauds are
 labelled, unlabelled events count as honest in the prior, and m stays the share of events that are
 confirmed as fraud. The surprise grows with the share and with the number of labels; it is near 0 for
-a key without labels or with honest ones only. All sums halve every `half_life` of stream time. A label's
-weight decays from the label's own time, not from the time of its event.
+a key without labels or with honest ones only. All sums halve every `half_life` of stream time, which
+never goes back: a label counts from its own time, not from that of its event.
 
 A later label for the same event (`labelled_event_id`) replaces the earlier one: its remaining weight
-is subtracted from the cohort and from its key, unless that key was displaced since. About the last
-`labels_max` labelled events are remembered, and the `keys_max` keys labelled last: a keyed hash
-selects a set of `SLOTS_PER_SET` slots, in which the oldest entry is displaced. They do not depend on
-the entity's row: an entity that was evicted keeps its labels. Labels are trusted: nothing is
-winsorised.
+is subtracted from the totals, and from its key unless that key was displaced since. The last
+`labels_max` labelled events are remembered, and the `keys_max` keys labelled last, both in sets of
+`SLOTS_PER_SET`, in which the oldest is displaced. They are found by keyed hash, independent of the
+entity's row: an entity that was evicted keeps its labels. Labels are trusted: nothing is winsorised.
 
 expected: m. NaN where the key is absent. Labels are not scored. Events that may not be learned are
 scored and not counted in N.
@@ -42,17 +41,20 @@ from detectors.numeric.combination import P_MIN
 from detectors.numeric.decay import decayed
 from detectors.numeric.kernels import kernel
 from detectors.spec import Duration, seconds
-from detectors.state import Arrays, load, state_arrays
+from detectors.state import Arrays, load, rename_arrays, state_arrays
 from schemas.columns import F64, I64, U64
 from schemas.events import ENTITY_FIELDS
 from schemas.labels import FRAUD, UNKNOWN, verdict_codes
 
 PRIOR_LABELS: Final = 4.0
-COHORT_PRIOR: Final = 100.0
+PRIOR_EVENTS: Final = 100.0
 PRIOR_SHARE: Final = 0.01
 SLOTS_PER_SET: Final = 8
 
 ALL_FRAUD, ALL_HONEST, ALL_SCORED, NOW_MS = range(4)
+
+SAVED_NAMES: Final = {"totals": "cohort"}
+"""Names of arrays in a checkpoint, where they differ from the fields'."""
 
 
 class LabelRiskSpec(StandaloneSpec, frozen=True, kw_only=True, tag="label_risk"):
@@ -77,7 +79,7 @@ class LabelRiskSpec(StandaloneSpec, frozen=True, kw_only=True, tag="label_risk")
         return ["verdict", "labelled_event_id", *([self.field] if self.field else [])]
 
     def problems(self) -> list[str]:
-        """Report a field that names no entity: no label has it."""
+        """A field that names no entity, which no label would have."""
         if self.field is None or self.field in ENTITY_FIELDS:
             return []
         return [f"field: got {self.field}; expected one of {', '.join(ENTITY_FIELDS)}"]
@@ -92,7 +94,7 @@ class RiskState(NamedTuple):
     float64[keys], the time of these. generation: int64[keys], the number of keys that had the slot so
     far, this one included. event: uint64[labels], 0 free. key_slot: int64[labels], the slot of the
     label's key; label_generation: int64[labels], its generation then. verdict: float64[labels].
-    from_ms: float64[labels], the time of the label. cohort: float64[4], frauds, honest events,
+    from_ms: float64[labels], the time of the label. totals: float64[4], frauds, honest events,
     scored events, stream time."""
 
     key: U64
@@ -105,7 +107,7 @@ class RiskState(NamedTuple):
     label_generation: I64
     verdict: F64
     from_ms: F64
-    cohort: F64
+    totals: F64
 
 
 class LabelRows(NamedTuple):
@@ -138,7 +140,7 @@ class LabelRisk:
             label_generation=np.zeros(labels, np.int64),
             verdict=np.zeros(labels),
             from_ms=np.zeros(labels),
-            cohort=np.zeros(4),
+            totals=np.zeros(4),
         )
 
     def process(self, batch: DetectorInput) -> DetectorOutput:
@@ -161,11 +163,11 @@ class LabelRisk:
 
     def save(self) -> Arrays:
         """The whole state."""
-        return state_arrays(self.state)
+        return rename_arrays(state_arrays(self.state), SAVED_NAMES)
 
     def load(self, state: Arrays) -> None:
         """Replace the state by one saved under the same declaration."""
-        load(self.state, state)
+        load(self.state, rename_arrays(state, {old: new for new, old in SAVED_NAMES.items()}))
 
 
 @kernel
@@ -179,8 +181,8 @@ def _find(keys: U64, hashed: np.uint64) -> int:
 
 
 @kernel
-def _slot_to_take(keys: U64, since_ms: F64, hashed: np.uint64) -> int:
-    """The slot for a new hash: a free one, or the one with the oldest time."""
+def _oldest(keys: U64, since_ms: F64, hashed: np.uint64) -> int:
+    """The slot that a new hash takes: a free one, or the one unused for longest."""
     first = SLOTS_PER_SET * np.int64(hashed % np.uint64(len(keys) // SLOTS_PER_SET))
     oldest = int(first)
     for slot in range(first, first + SLOTS_PER_SET):
@@ -193,20 +195,20 @@ def _slot_to_take(keys: U64, since_ms: F64, hashed: np.uint64) -> int:
 
 @kernel
 def _advance_time(state: RiskState, time_ms: float, half_life_ms: float) -> float:
-    """Return stream time at an event or label, and decay the cohort's sums to it."""
-    cohort = state.cohort
-    now = max(time_ms, float(cohort[NOW_MS]))
-    decay_factor = decayed(1.0, now - cohort[NOW_MS], half_life_ms)
+    """Stream time at an event; the totals are decayed to it."""
+    totals = state.totals
+    now = max(time_ms, float(totals[NOW_MS]))
+    keep = decayed(1.0, now - totals[NOW_MS], half_life_ms)
     for k in range(NOW_MS):
-        cohort[k] *= decay_factor
-    cohort[NOW_MS] = now
+        totals[k] *= keep
+    totals[NOW_MS] = now
     return now
 
 
 @kernel
 def _set_back(state: RiskState, stream_ms: float) -> None:
     """Set every stored time back to stream time."""
-    state.cohort[NOW_MS] = min(state.cohort[NOW_MS], stream_ms)
+    state.totals[NOW_MS] = min(state.totals[NOW_MS], stream_ms)
     for key_slot in range(len(state.at_ms)):
         state.at_ms[key_slot] = min(state.at_ms[key_slot], stream_ms)
     for label_slot in range(len(state.from_ms)):
@@ -216,25 +218,25 @@ def _set_back(state: RiskState, stream_ms: float) -> None:
 @kernel
 def _decay_key(state: RiskState, key_slot: int, now: float, half_life_ms: float) -> None:
     """Decay a key's sums to now."""
-    decay_factor = decayed(1.0, now - state.at_ms[key_slot], half_life_ms)
-    state.fraud[key_slot] *= decay_factor
-    state.honest[key_slot] *= decay_factor
+    keep = decayed(1.0, now - state.at_ms[key_slot], half_life_ms)
+    state.fraud[key_slot] *= keep
+    state.honest[key_slot] *= keep
     state.at_ms[key_slot] = now
 
 
 @kernel
-def _subtract_label(state: RiskState, label_slot: int, now: float, half_life_ms: float) -> None:
-    """Subtract an earlier label's remaining weight from the cohort, and from its key if the key still
+def _subtract_earlier(state: RiskState, label_slot: int, now: float, half_life_ms: float) -> None:
+    """Subtract the remaining weight of an earlier label from the totals, and from its key if that still
     has its slot."""
-    remaining_weight = decayed(1.0, now - state.from_ms[label_slot], half_life_ms)
+    remaining = decayed(1.0, now - state.from_ms[label_slot], half_life_ms)
     fraud = state.verdict[label_slot] == FRAUD
-    sum_index = ALL_FRAUD if fraud else ALL_HONEST
-    state.cohort[sum_index] = max(state.cohort[sum_index] - remaining_weight, 0.0)
+    total = ALL_FRAUD if fraud else ALL_HONEST
+    state.totals[total] = max(state.totals[total] - remaining, 0.0)
     key_slot = state.key_slot[label_slot]
     if state.generation[key_slot] == state.label_generation[label_slot]:
         _decay_key(state, key_slot, now, half_life_ms)
         sums = state.fraud if fraud else state.honest
-        sums[key_slot] = max(sums[key_slot] - remaining_weight, 0.0)
+        sums[key_slot] = max(sums[key_slot] - remaining, 0.0)
 
 
 @kernel
@@ -248,10 +250,10 @@ def _learn(state: RiskState, half_life_ms: float, label_rows: LabelRows, k: int)
         return
     label_slot = _find(state.event, event) if event != 0 else -1
     if label_slot >= 0:
-        _subtract_label(state, label_slot, now, half_life_ms)
+        _subtract_earlier(state, label_slot, now, half_life_ms)
     key_slot = _find(state.key, key)
     if key_slot < 0:
-        key_slot = _slot_to_take(state.key, state.at_ms, key)
+        key_slot = _oldest(state.key, state.at_ms, key)
         state.key[key_slot] = key
         state.fraud[key_slot] = 0.0
         state.honest[key_slot] = 0.0
@@ -259,7 +261,7 @@ def _learn(state: RiskState, half_life_ms: float, label_rows: LabelRows, k: int)
         state.generation[key_slot] += 1
     if event != 0:
         if label_slot < 0:
-            label_slot = _slot_to_take(state.event, state.from_ms, event)
+            label_slot = _oldest(state.event, state.from_ms, event)
         state.event[label_slot] = event
         state.key_slot[label_slot] = key_slot
         state.label_generation[label_slot] = state.generation[key_slot]
@@ -268,10 +270,10 @@ def _learn(state: RiskState, half_life_ms: float, label_rows: LabelRows, k: int)
     _decay_key(state, key_slot, now, half_life_ms)
     if verdict == FRAUD:
         state.fraud[key_slot] += 1.0
-        state.cohort[ALL_FRAUD] += 1.0
+        state.totals[ALL_FRAUD] += 1.0
     else:
         state.honest[key_slot] += 1.0
-        state.cohort[ALL_HONEST] += 1.0
+        state.totals[ALL_HONEST] += 1.0
 
 
 @kernel
@@ -293,21 +295,21 @@ def _process(
         if admitted.set_back[i]:
             _set_back(state, admitted.stream_ms[i])
         now = _advance_time(state, admitted.time_ms[i], half_life_ms)
-        cohort = state.cohort
+        totals = state.totals
         if admitted.learn[i]:
-            cohort[ALL_SCORED] += 1.0
+            totals[ALL_SCORED] += 1.0
         if keys[i] == 0:
             continue
-        labelled = cohort[ALL_FRAUD] + cohort[ALL_HONEST]
-        m = cohort[ALL_FRAUD] + COHORT_PRIOR * PRIOR_SHARE
-        m /= max(labelled, cohort[ALL_SCORED]) + COHORT_PRIOR
+        labelled = totals[ALL_FRAUD] + totals[ALL_HONEST]
+        m = totals[ALL_FRAUD] + PRIOR_EVENTS * PRIOR_SHARE
+        m /= max(labelled, totals[ALL_SCORED]) + PRIOR_EVENTS
         a = PRIOR_LABELS * m
         b = PRIOR_LABELS * (1.0 - m)
         key_slot = _find(state.key, keys[i])
         if key_slot >= 0:
-            decay_factor = decayed(1.0, now - state.at_ms[key_slot], half_life_ms)
-            a += decay_factor * state.fraud[key_slot]
-            b += decay_factor * state.honest[key_slot]
+            keep = decayed(1.0, now - state.at_ms[key_slot], half_life_ms)
+            a += keep * state.fraud[key_slot]
+            b += keep * state.honest[key_slot]
         out.value[i] = a / (a + b)
         out.surprise[i] = -log(max(incomplete_beta(m, a, b), P_MIN))
         out.expected[i] = m

@@ -52,10 +52,16 @@ SAVED_NAMES: Final = {"day_budget": "now"}
 
 
 class PolicyOutcome(NamedTuple):
-    """The policy's decisions on n events. activity: uint8[n]. threshold: float64[n]. budget_used:
-    float64[n], share of the day's allowance. For events that opened or updated an incident:
-    held_back: int64[n], alerts held back since the last published one. incident: float64[n,
-    INCIDENT_WORDS], the entity's incident after the event."""
+    """The policy's decisions on n events.
+
+    - activity: uint8[n].
+    - threshold: float64[n], the highest p-value that raises an alert.
+    - budget_used: float64[n], share of the day's allowance.
+    - held_back: int64[n], alerts held back since the last published one; only for events that opened
+      or updated an incident.
+    - incident: float64[n, INCIDENT_WORDS], the entity's incident after the event; only for the same
+      events.
+    """
 
     activity: U8
     threshold: F64
@@ -65,12 +71,23 @@ class PolicyOutcome(NamedTuple):
 
 
 class PolicyState(NamedTuple):
-    """The policy's state for one shard. day_budget: float64[8], stream time; the decayed count of
-    events and the time of its beginning; the UTC day, the alerts that it allows, and those
-    published in it after and before the end of warm-up; the lowest score published after warm-up
-    since a day last allowed any alert. activities: int64[5], events by activity (an event with
-    several counts in each). held: int64[2], alerts held back since the last published one, and all
-    alerts ever held back that were stronger than a published one."""
+    """The policy's state for one shard.
+
+    day_budget: float64[8]:
+
+    - STREAM_MS: stream time.
+    - RATE, RATE_SINCE_MS: the decayed count of events, and the time from which it counts.
+    - DAY, ALERTS_ALLOWED: the UTC day, and the alerts that it allows.
+    - SPENT, SPENT_WARMING: alerts published on that day, after and before the end of warm-up.
+    - WEAKEST: the lowest score published after warm-up since a day last allowed any alert.
+
+    activities: int64[5], events by activity; an event with several activities counts in each.
+
+    held: int64[2]:
+
+    - HELD_BACK: alerts held back since the last published one.
+    - DISPLACED: all alerts held back that were stronger than a published one.
+    """
 
     day_budget: F64
     activities: I64

@@ -117,7 +117,7 @@ OWN_METRICS: Final = (
         (),
         "events in another partition than `keyed_by` and `partitioner` of their input imply, in a "
         "sample of one in 16",
-        "correct keyed_by or partitioner, or remove both: otherwise one entity is learned as several",
+        "correct keyed_by or partitioner, or remove both: otherwise each partition learns such an entity separately",
     ),
     Metric(
         "eddy_batch_seconds",

@@ -62,9 +62,9 @@ ACTIVITY_RANK: Final = np.array([NO_ALERT, HELD_BACK, SUPPRESSED, UPDATED, OPENE
 class Assess(Stage):
     """The assess stage of one partition of its internal topic, or of the input that all monitors read.
 
-    score_all: rows include p-values that are not reports (replay only), and an event's p-value
-    combines all of them; else it combines the reports so far. reports_grouped:
-    all reports on an event come in one batch, next to each other. sources, ahead_max_ms: see
+    score_all: rows include unreported p-values (replay only), and an event's p-value combines all of
+    its rows; otherwise it combines the reports so far. reports_grouped: all reports on an event come
+    in one batch, next to each other. sources, ahead_max_ms: see
     `Assessment`.
     """
 
@@ -145,10 +145,10 @@ class Assess(Stage):
     ) -> ScoreColumns:
         """The scores of each row's event. Rows on one event are next to each other; each has the
         highest-ranking activity of them."""
-        is_next = np.diff(batch.offset, prepend=-1) != 0
-        is_next |= np.diff(batch.source, prepend=-1) != 0
-        event = np.cumsum(is_next) - 1
-        rank = np.zeros(int(is_next.sum()), np.int64)
+        is_new_event = np.diff(batch.offset, prepend=-1) != 0
+        is_new_event |= np.diff(batch.source, prepend=-1) != 0
+        event = np.cumsum(is_new_event) - 1
+        rank = np.zeros(int(is_new_event.sum()), np.int64)
         np.maximum.at(rank, event, np.argsort(ACTIVITY_RANK)[output.activity])
         scores = empty_scores(0, len(batch), selection)
         return scores._replace(p_value=output.p_value, activity=ACTIVITY_RANK[rank[event]])
@@ -195,13 +195,13 @@ class Assess(Stage):
 
     def _contributions(self, assessed: AssessmentOutput, i: int) -> list[Contribution]:
         """Reports and training features by their share in the combined score; those that lower the
-        score have none."""
+        score have share 0."""
         contribution = assessed.contribution[i]
         present = np.flatnonzero(~np.isnan(contribution))
-        part = np.maximum(contribution[present], 0.0)
-        part = part if part.any() else np.ones(len(present))
-        shown = np.argsort(-part, kind="stable")[: explain.CONTRIBUTIONS_MAX]
-        share = part[shown] / part[shown].sum()
+        positive = np.maximum(contribution[present], 0.0)
+        positive = positive if positive.any() else np.ones(len(present))
+        shown = np.argsort(-positive, kind="stable")[: explain.CONTRIBUTIONS_MAX]
+        share = positive[shown] / positive[shown].sum()
         return [
             self._contribution(assessed, i, j, share_j)
             for j, share_j in zip(present[shown].tolist(), share.tolist(), strict=True)
@@ -237,19 +237,19 @@ class Assess(Stage):
 def read_path_of_reports(config: Config, spec: AssessSpec) -> tuple[ReadPath, tuple[str, ...]]:
     """How assess reads reports, and the inputs whose events it reads: inline where its monitors and
     its subject read the same log, else over its internal topic."""
-    of_monitors = [name for monitor in config.monitors for name in monitor.inputs]
-    inputs = list(dict.fromkeys([*of_monitors, *learning_inputs(config)]))
+    monitor_inputs = [name for monitor in config.monitors for name in monitor.inputs]
+    inputs = list(dict.fromkeys([*monitor_inputs, *learning_inputs(config)]))
     direct = all(read_path(config, monitor).internal_topic is None for monitor in config.monitors)
     if direct and len(inputs) == 1 and spec.partitions is None:
-        only = config.inputs[inputs[0]]
-        if only.partitions == 1 or only.keyed_by == spec.subject:
+        only_input = config.inputs[inputs[0]]
+        if only_input.partitions == 1 or only_input.keyed_by == spec.subject:
             reason = f"its monitors and {spec.subject} read the same log"
             return ReadPath(None, reason), (inputs[0],)
-    most = spec.partitions or max(config.inputs[name].partitions for name in inputs)
+    partitions = spec.partitions or max(config.inputs[name].partitions for name in inputs)
     reason = f"reports on one {spec.subject} come from several logs"
     if spec.partitions is not None:
         reason = f"partitions = {spec.partitions} requires it"
-    log = Log(ASSESS.name, f"{config.group}-{ASSESS.name}-reports", most, internal=True)
+    log = Log(ASSESS.name, f"{config.group}-{ASSESS.name}-reports", partitions, internal=True)
     return ReadPath(log, reason), (*learning_inputs(config),)
 
 

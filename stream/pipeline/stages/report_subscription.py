@@ -17,11 +17,11 @@ from stream.pipeline.stages.watch import WatchOutput
 
 
 class ReportSubscription(Subscription[ReportBatch]):
-    """Reads the monitors' reports and the labels that it learns from, keyed by the subject.
+    """Selects the monitors' reports and the labels that assess learns from, keyed by the subject.
 
     A monitor reports an event whose p-value is below report_p, and a sample of all events; an event
-    without the subject is not reported. score_all: every scored event is passed on, so that a replay can
-    score it; only reports are learned from.
+    without the subject is not reported. score_all: every scored event is selected, so that a replay can score
+    it; assess learns only from reports.
     """
 
     def __init__(
