@@ -1,5 +1,5 @@
-"""Columns: a batch of checked events with one array for each field, the form in which all stages after
-route compute. An event is a row, never an object.
+"""Columns: a batch of checked events with one array for each field, the input of all stages after
+route. An event is a row, never an object.
 """
 
 from collections.abc import Sequence
@@ -25,8 +25,8 @@ class EventBatch:
     """n events in the order of their log.
 
     sources: the (topic, partition) pairs that the events came from; source: int32[n] indexes it.
-    offset: int64[n], position in that partition. Together they are an event's position, which
-        is kept by every re-keying and is part of every alert id.
+    offset: int64[n], position in that partition. source and offset are an event's position. It
+        stays the same in internal topics, and is part of every alert id.
     time_ms: int64[n], the event's own time, milliseconds since 1970 UTC.
     type_code: uint8[n], index into `events.TYPES`.
     event_id: Arrow string[n], never null.

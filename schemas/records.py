@@ -18,9 +18,10 @@ Headers = Sequence[tuple[str, bytes | None]]
 class Records:
     """Consecutive records of one partition.
 
+    offset: int64[n], ascending, with gaps (transaction markers); the next batch starts at
+        `offset[-1] + 1` or later.
     values: the payloads: a list of bytes (None is a tombstone), or, for a columnar file, an
         Arrow table with one row a record.
-    next_offset of the batch is `offset[-1] + 1`; offsets may have gaps (transaction markers).
     timestamp_ms: int64[n], the broker's time of each record; -1 where there is none (files).
     headers: one per record, or None where the log has none; read only when needed.
     appended: bool[n], the broker set timestamp_ms when it appended the record (LogAppendTime);
@@ -37,7 +38,7 @@ class Records:
 
     @property
     def append_ms(self) -> NDArray[np.int64] | None:
-        """int64[n], the broker's append time, -1 where it is unknown; None where it always is."""
+        """int64[n], the broker's append time, -1 where it is unknown; None if it is unknown for all."""
         return None if self.appended is None else np.where(self.appended, self.timestamp_ms, -1)
 
     def __len__(self) -> int:

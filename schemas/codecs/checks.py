@@ -63,7 +63,7 @@ def check(decoded: DecodedColumns, records: Records) -> CheckedBatch:
     )
     good = batch if not rejections.bad.any() else batch.take(np.flatnonzero(~rejections.bad))
     return CheckedBatch(
-        good, sorted(rejections.faults), list(rejections.of_events(repair_log.repaired()))
+        good, sorted(rejections.faults), list(rejections.repairs_of_events(repair_log.repaired()))
     )
 
 
@@ -94,7 +94,7 @@ class _Rejections:
             self.faults.append(Fault(int(self.rows[i]), code, text))
         self.bad |= wrong
 
-    def of_events(self, repaired: list[FieldRepair]) -> Iterator[FieldRepair]:
+    def repairs_of_events(self, repaired: list[FieldRepair]) -> Iterator[FieldRepair]:
         """The repairs of records that are not rejected, by their rows."""
         for field, code, positions in repaired:
             good = positions[~self.bad[positions]]
@@ -136,14 +136,14 @@ def _check_type(rejections: _Rejections, decoded: DecodedColumns) -> U8:
 def _fit_number(repair_log: RepairLog, name: str, column: pa.DoubleArray) -> F64:
     """The column as float64[k], NaN where it is null or outside the field's range."""
     field = FIELDS[name]
-    given: F64 = (column.fill_null(field.low) if column.null_count else column).to_numpy(
+    without_nulls: F64 = (column.fill_null(field.low) if column.null_count else column).to_numpy(
         zero_copy_only=False
     )
     values: F64 = column.to_numpy(zero_copy_only=False)
-    inside = (given >= field.low) & (given <= field.high)
+    inside = (without_nulls >= field.low) & (without_nulls <= field.high)
     if inside.all():
         return values
-    finite = np.isfinite(given)
+    finite = np.isfinite(without_nulls)
     repair_log.add(name, "not_finite", np.flatnonzero(~finite))
     repair_log.add(name, "out_of_range", np.flatnonzero(finite & ~inside))
     return np.where(inside, values, np.nan)

@@ -26,9 +26,9 @@ stack, so that a record could pass in replay and fail live."""
 CHUNK_RECORDS: Final = 1500
 """Records decoded before their values are read: as many objects as fit into the caches."""
 
-_STEP: Final = np.zeros(256, np.int32)
-_STEP[list(b"{[")] = 1
-_STEP[list(b"}]")] = -1
+_DEPTH_CHANGE: Final = np.zeros(256, np.int32)  # by byte
+_DEPTH_CHANGE[list(b"{[")] = 1
+_DEPTH_CHANGE[list(b"}]")] = -1
 _UNREADABLE: Final = (msgspec.MsgspecError, RecursionError, ValueError)
 
 
@@ -60,8 +60,8 @@ class JsonCodec:
         self.mapping = mapping
         self._path_kinds = mapping.path_kinds()
         self._attributes: dict[Path, tuple[str, ...]] = {}
-        self._level = self._types(self._path_kinds, (), ())
-        self._decode = msgspec.json.Decoder(self._level.whole).decode
+        self._level = self._object_level(self._path_kinds, (), ())
+        self._decode = msgspec.json.Decoder(self._level.struct_type).decode
 
     def decode(self, records: Records) -> DecodedColumns:
         """See `Codec`."""
@@ -91,7 +91,7 @@ class JsonCodec:
                 return objects, repairs
             except _UNREADABLE as error:
                 index = len(objects) + failed
-                decoded = self._by_value(chunk[index], error)
+                decoded = self._decode_by_value(chunk[index], error)
                 if isinstance(decoded, Fault):
                     faults.append(decoded._replace(row=start + index))
                     failed += 1
@@ -99,7 +99,7 @@ class JsonCodec:
                     record, repairs[len(objects)] = decoded
                     objects.append(record)
 
-    def _by_value(self, value: bytes, error: Exception) -> tuple[Any, RecordRepairs] | Fault:
+    def _decode_by_value(self, value: bytes, error: Exception) -> tuple[Any, RecordRepairs] | Fault:
         """The object of a record that could not be decoded as a whole, or its fault."""
         # a short record that is nested too deeply is never valid JSON: only this function checks it
         if _too_deep(value):
@@ -111,34 +111,35 @@ class JsonCodec:
         except _UNREADABLE:
             return Fault(0, "malformed", str(error))
 
-    def _types(
+    def _object_level(
         self, path_kinds: dict[Path, ValueKind], above: Path, attributes: tuple[str, ...]
     ) -> ObjectLevel:
-        """Types for the keys below the path `above`; notes the attributes that lead to each path."""
+        """The `ObjectLevel` of the keys below the path `above`; adds to `self._attributes` the attributes that
+        lead to each path. attributes: those that lead to `above`."""
         depth = len(above)
         below = {path: kind for path, kind in path_kinds.items() if path[:depth] == above}
-        inside: dict[str, tuple[Path, ValueKind] | ObjectLevel] = {}
-        whole: list[tuple[str, Any, Any]] = []
-        raw: list[tuple[str, Any, Any]] = []
+        children: dict[str, tuple[Path, ValueKind] | ObjectLevel] = {}
+        typed_fields: list[tuple[str, Any, Any]] = []
+        raw_fields: list[tuple[str, Any, Any]] = []
         for i, key in enumerate(dict.fromkeys(path[depth] for path in below)):
             path, attribute = (*above, key), f"f{i}"
             if path in path_kinds:
                 self._attributes[path] = (*attributes, attribute)
-                inside[attribute] = path, path_kinds[path]
+                children[attribute] = path, path_kinds[path]
                 kind = VALUE_TYPE[path_kinds[path]]
             else:
-                level = self._types(path_kinds, path, (*attributes, attribute))
-                inside[attribute] = level
-                kind = level.whole | None
-            named = msgspec.field(default=None, name=key)
-            whole.append((attribute, kind, named))
-            raw.append((attribute, msgspec.Raw, named))
+                level = self._object_level(path_kinds, path, (*attributes, attribute))
+                children[attribute] = level
+                kind = level.struct_type | None
+            field = msgspec.field(default=None, name=key)
+            typed_fields.append((attribute, kind, field))
+            raw_fields.append((attribute, msgspec.Raw, field))
         name = "_".join(("Record", *attributes))
         # these objects cannot form cycles, so the garbage collector need not track them
         return ObjectLevel(
-            msgspec.defstruct(name, whole, gc=False),
-            msgspec.json.Decoder(msgspec.defstruct(f"{name}_raw", raw, gc=False)),
-            inside,
+            msgspec.defstruct(name, typed_fields, gc=False),
+            msgspec.json.Decoder(msgspec.defstruct(f"{name}_raw", raw_fields, gc=False)),
+            children,
         )
 
 
@@ -196,5 +197,5 @@ def _too_deep(value: bytes) -> bool:
         return False
     no_escapes = value.replace(b"\\\\", b"").replace(b'\\"', b"")
     outside_strings = b"".join(no_escapes.split(b'"')[::2])
-    depth = np.cumsum(_STEP[np.frombuffer(outside_strings, np.uint8)])
+    depth = np.cumsum(_DEPTH_CHANGE[np.frombuffer(outside_strings, np.uint8)])
     return bool(depth.max(initial=0) > DEPTH_MAX)

@@ -34,12 +34,12 @@ _CONTROL: Final = re.compile(r"[\x00-\x1f]")
 
 
 class ObjectLevel(NamedTuple):
-    """The mapped keys of one object in a record. whole: its type for the fast decoder. raw: decodes
-    it with every value as bytes. inside: attribute → its path and kind, or the level below it."""
+    """The mapped keys of one object in a record. struct_type: its type for the fast decoder. raw_decoder:
+    decodes it with every value as bytes. children: attribute → its path and kind, or the level below it."""
 
-    whole: type[msgspec.Struct]
-    raw: msgspec.json.Decoder[Any]
-    inside: "dict[str, tuple[Path, ValueKind] | ObjectLevel]"
+    struct_type: type[msgspec.Struct]
+    raw_decoder: msgspec.json.Decoder[Any]
+    children: "dict[str, tuple[Path, ValueKind] | ObjectLevel]"
 
 
 def decode(level: ObjectLevel, record: bytes) -> tuple[msgspec.Struct, RecordRepairs]:
@@ -61,21 +61,21 @@ def decode(level: ObjectLevel, record: bytes) -> tuple[msgspec.Struct, RecordRep
 def _object(
     level: ObjectLevel, value: bytes, changed: set[bytes], repairs: RecordRepairs
 ) -> msgspec.Struct:
-    raw_object = level.raw.decode(value)
+    raw_object = level.raw_decoder.decode(value)
     values: dict[str, Any] = {}
-    for attribute, inside in level.inside.items():
+    for attribute, child in level.children.items():
         raw = getattr(raw_object, attribute)
         if raw is None:
             continue
         value = bytes(raw)
-        if not isinstance(inside, ObjectLevel):
-            values[attribute] = _value(value, *inside, changed, repairs)
+        if not isinstance(child, ObjectLevel):
+            values[attribute] = _value(value, *child, changed, repairs)
         elif value != b"null":
             try:
-                values[attribute] = _object(inside, value, changed, repairs)
+                values[attribute] = _object(child, value, changed, repairs)
             except msgspec.ValidationError:
-                repairs += ((path, "wrong_type") for path in _paths(inside))
-    return level.whole(**values)
+                repairs += ((path, "wrong_type") for path in _paths(child))
+    return level.struct_type(**values)
 
 
 def _value(
@@ -95,11 +95,11 @@ def _value(
 
 
 def _paths(level: ObjectLevel) -> Iterator[Path]:
-    for inside in level.inside.values():
-        if isinstance(inside, ObjectLevel):
-            yield from _paths(inside)
+    for child in level.children.values():
+        if isinstance(child, ObjectLevel):
+            yield from _paths(child)
         else:
-            yield inside[0]
+            yield child[0]
 
 
 def _as_json(record: bytes, changed: set[bytes]) -> bytes:

@@ -1,4 +1,4 @@
-"""Decides when a partition's checkpoint is due, has it written, and names it in the next commit.
+"""Decides when a partition's checkpoint is due, has it written, and publishes its name with the next commit.
 
 One executor thread writes and removes checkpoints, one after the other, so that a worker never holds
 two snapshots at a time. A checkpoint that cannot be written is logged, counted and tried again; it
@@ -27,10 +27,9 @@ from stream.telemetry.collector import MetricsCollector
 
 logger = structlog.stdlib.get_logger(__name__)
 
-DUE_FRACTION: Final = 3
-"""A checkpoint is due when a restart would re-learn this fraction, one in so many, of
-`rewind_records_max`: writing a gigabyte then costs less than a tenth of full speed, and there is
-time for several tries."""
+DUE_DIVISOR: Final = 3
+"""A checkpoint is due when a restart would re-learn `rewind_records_max` / DUE_DIVISOR records: writing
+a gigabyte then costs less than a tenth of full speed, and there is time for several tries."""
 
 RETRY_S: Final = 15.0
 """How long to wait after a failure."""
@@ -47,35 +46,35 @@ is dropped, and the next owner re-learns from the one before."""
 class PartitionCheckpoints:
     """The state of a partition, and its checkpoints.
 
-    taken_at: when the last snapshot was taken. published: the checkpoints that commits named last,
-    newest first. to_name: a written checkpoint that the next commit names. released: the worker no
-    longer owns the partition.
+    taken_at: when the last snapshot was taken. published: the last checkpoints whose names were
+    committed, newest first. unpublished: a written checkpoint whose name the next commit includes in
+    the metadata. released: the worker no longer owns the partition.
     """
 
     folder: Folder
     state: RecoveredState
     taken_at: float
     published: list[str] = field(default_factory=list)
-    to_name: str | None = None
+    unpublished: str | None = None
     not_before: float = 0.0
     released: bool = False
 
     def offset(self) -> int:
         """The offset of the checkpoint that the next commit names: where a restart would start."""
-        return offset_of(self.to_name or self.published[0])
+        return offset_of(self.unpublished or self.published[0])
 
     def metadata(self) -> str:
         """The metadata to commit with every offset of the partition."""
         head = self.state.head
-        name = self.to_name or self.published[0]
+        name = self.unpublished or self.published[0]
         return commit_metadata(Pointer(head.first_offset, head.fingerprint, name))
 
-    def publish(self) -> bool:
-        """Record that this metadata is committed; return whether it named a new checkpoint."""
-        if self.to_name is None:
+    def mark_published(self) -> bool:
+        """Record that the metadata is committed; return whether it published a new checkpoint."""
+        if self.unpublished is None:
             return False
-        self.published = [self.to_name, *self.published][:CHECKPOINTS_KEPT]
-        self.to_name = None
+        self.published = [self.unpublished, *self.published][:CHECKPOINTS_KEPT]
+        self.unpublished = None
         return True
 
 
@@ -127,7 +126,7 @@ class CheckpointManager:
         if to_relearn <= 0 or now < checkpoints.not_before:
             return False
         return (
-            to_relearn * DUE_FRACTION >= self._rewind_max
+            to_relearn * DUE_DIVISOR >= self._rewind_max
             or now - checkpoints.taken_at >= self._interval_s
         )
 
@@ -169,9 +168,9 @@ class CheckpointManager:
 
     def write_first(self, checkpoints: PartitionCheckpoints, offset: int) -> None:
         """Write the first checkpoint of a new state. Raises StoreFailure."""
-        previous = checkpoints.to_name  # of a state that this one replaces
+        previous = checkpoints.unpublished  # of a state that this one replaces
         self.write_now(checkpoints, offset)
-        if checkpoints.to_name == previous:
+        if checkpoints.unpublished == previous:
             path = checkpoints.folder.path
             raise StoreFailure(f"{path}: the first checkpoint of the state could not be written")
 
@@ -214,7 +213,7 @@ class CheckpointManager:
             self._fail(job, error)
             return
         assert written is not None, "the result of a cancelled checkpoint"
-        checkpoints.to_name = written.name
+        checkpoints.unpublished = written.name
         self._metrics.add("eddy_checkpoints")
         self._metrics.add("eddy_checkpoint_bytes", written.written_bytes)
         logger.info(

@@ -84,12 +84,12 @@ def _log_path(log: Log) -> str:
 def migrate(
     state: Arrays, old: StateConfig, new: StateConfig, shard: Shard
 ) -> list[MigrationResult]:
-    """Load into a new shard what it keeps of a state; return the result for every stage.
+    """Load a state into a new shard, except the arrays of stages that must start with nothing learned.
 
-    Counts of records are kept.
+    Return the result for every stage. Counters are always kept.
     """
-    fresh = shard.save()
-    stages = {name.partition("/")[0] for name in state | fresh}
+    empty = shard.save()
+    stages = {name.partition("/")[0] for name in state | empty}
     results = [result for result in migration_results(old, new) if result.stage in stages]
     kept = {result.stage for result in results if result.is_kept}
     learned = {
@@ -102,6 +102,6 @@ def migrate(
             return name in state
         return False
 
-    shard.load({n: state[n] if is_kept(n) else a.copy() for n, a in fresh.items()})
+    shard.load({n: state[n] if is_kept(n) else a.copy() for n, a in empty.items()})
     shard.backfill_not_applicable()
     return results

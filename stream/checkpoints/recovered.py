@@ -76,16 +76,16 @@ class RecoveredState:
         results = migrate(self.shard.save(), old, state_config(config), shard)
         partition = {"topic": log.topic, "partition": self.head.partition}
         for result in results:
-            named = {**partition, "stage": result.stage}
+            log_fields = {**partition, "stage": result.stage}
             if result.is_kept:
-                logger.info("configuration changed: state kept", **named)
+                logger.info("configuration changed: state kept", **log_fields)
                 continue
             dropped = {"checkpoint": self.checkpoint} if result.drops_state() else {}
             logger.warning(
                 "configuration changed: state dropped"
                 if result.is_removed
                 else "configuration changed: stage starts with nothing learned",
-                **named,
+                **log_fields,
                 **dropped,
                 reason=result.reason,
             )
@@ -97,7 +97,7 @@ class RecoveredState:
 
 
 def empty_state(context: StartContext, first: int, live_from: int) -> RecoveredState:
-    """A shard with nothing learned, to which the record at offset `first` is the first."""
+    """A shard with nothing learned, for a log that it reads from offset `first`."""
     head = Manifest(
         state_version=STATE_VERSION,
         fingerprint=fingerprint(context.config),
@@ -118,11 +118,11 @@ def migrated_head(
 ) -> Manifest:
     """The head of a state that continues from that offset under another configuration or version.
 
-    The log alone cannot rebuild it. dropped: the checkpoint whose state was dropped.
+    Its first_offset is None: re-learning the log would not give the same state. dropped: the checkpoint whose state was dropped.
     """
     current = fingerprint(config)
     earlier = [
-        *(superseded for superseded in head.superseded if superseded != head.fingerprint),
+        *(old for old in head.superseded if old != head.fingerprint),
         head.fingerprint,
     ]
     return msgspec.structs.replace(
@@ -130,9 +130,7 @@ def migrated_head(
         state_version=STATE_VERSION,
         fingerprint=current,
         state_config=msgspec.to_builtins(state_config(config)),
-        superseded=[superseded for superseded in earlier if superseded != current][
-            -SUPERSEDED_MAX:
-        ],
+        superseded=[old for old in earlier if old != current][-SUPERSEDED_MAX:],
         log=log,
         first_offset=None,
         resumed_from=None,
@@ -142,5 +140,5 @@ def migrated_head(
 
 
 def configured_log(config: Config, log: Log) -> Log:
-    """The configuration's log of the same topic, which may have had another name."""
+    """The log of the same topic in the configuration, which may give its input another name."""
     return next(current for current in logs(config) if current.topic == log.topic)

@@ -21,8 +21,8 @@ def from_saved_state(
 
     If the replay read the topic itself, that is the offset it ended at. Otherwise it is the first
     record that the broker appended at or after the time of the replay's last event; earlier events
-    that are read again are dropped as duplicates. live_from: the committed offset, if there is one: up to
-    there the shard re-learns.
+    that are read again are dropped as duplicates. live_from: the committed offset, None without one: the
+    shard re-learns the records before it.
     """
     name = next(iter(saved.names()), None)
     if name is None:
@@ -47,7 +47,7 @@ def from_saved_state(
         )
     state = empty_state(context, start, start if live_from is None else live_from)
     load_into(state.shard, saved, manifest, context.beat, context.executors)
-    # The log alone cannot rebuild it; only a checkpoint of its own can.
+    # first_offset is None: re-learning the log from its start would not give this state.
     state.head = msgspec.structs.replace(state.head, first_offset=None, resumed_from=start)
     logger.info(
         "starting from a saved state", **context.topic_partition._asdict(), next_offset=start
@@ -82,8 +82,8 @@ def replace_broken_checkpoints(
 ) -> RecoveredState:
     """Start from a saved state where no checkpoint is intact. broken: their number."""
     state = from_saved_state(context, saved, live_from)
-    named = context.topic_partition._asdict()
-    logger.error("no intact checkpoint: starting from the saved state", **named)
+    log_fields = context.topic_partition._asdict()
+    logger.error("no intact checkpoint: starting from the saved state", **log_fields)
     if pointer.fingerprint != state.head.fingerprint:
         state.head = msgspec.structs.replace(state.head, superseded=[pointer.fingerprint])
     state.broken_checkpoints = broken

@@ -30,7 +30,7 @@ class Snapshot:
 
     def __init__(self, state: Arrays, copy_on_write_arrays: set[str]) -> None:
         self.copied_bytes = 0
-        """Copied on write so far: batches waited for it, and it takes memory until it is read."""
+        """Bytes copied on write so far. Copying delays a batch; a copy takes memory until it is read."""
         self._lock = Lock()
         self._live = {
             name: _CopyOnWrite(a) for name, a in state.items() if name in copy_on_write_arrays

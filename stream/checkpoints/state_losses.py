@@ -39,12 +39,12 @@ class StateLoss(NamedTuple):
 
 def state_losses(old: StateConfig, new: StateConfig, fingerprint: str) -> list[StateLoss]:
     """The learned state that a start under another configuration drops. fingerprint: the old one's."""
-    everything = old.secret != new.secret
+    secret_changed = old.secret != new.secret
     return [
         StateLoss(
             result.title,
             result.reason,
-            f"{EVERYTHING if everything else result.stage}@{fingerprint}",
+            f"{EVERYTHING if secret_changed else result.stage}@{fingerprint}",
         )
         for result in migration_results(old, new)
         if result.drops_state()
@@ -54,8 +54,8 @@ def state_losses(old: StateConfig, new: StateConfig, fingerprint: str) -> list[S
 def all_state_lost(
     state_config: Mapping[str, Any], reason: str, fingerprint: str
 ) -> list[StateLoss]:
-    """The same where the whole state is unusable. state_config: the one under which it was learned,
-    which this version may not be able to read."""
+    """The losses where the whole state is unusable: one for each monitor in `state_config`, under which it
+    was learned and which this version may not be able to read."""
     entries = state_config.get("monitors")
     monitors = entries if isinstance(entries, list) else []
     named = [monitor.get("name") for monitor in monitors if isinstance(monitor, dict)]
@@ -92,34 +92,36 @@ def check_state_losses(
         partition: offset and parse_pointer(offset.metadata)
         for partition, offset in committed.items()
     }
-    named = {
+    by_fingerprint = {
         pointer.fingerprint: (partition, pointer)
         for partition, pointer in pointers.items()
         if pointer
     }
     manifests: list[Manifest] = []
-    for partition, pointer in named.values():
+    for partition, pointer in by_fingerprint.values():
         with suppress(CheckpointCorrupt, CheckpointIncompatible):  # an earlier one may be intact
             folder = Folder(objects, config.group, *partition)
             manifests.append(folder.manifest(pointer.checkpoint))
-    if not named:
+    if not by_fingerprint:
         for topic in topics_of(objects, config.group):
             folder = Folder(objects, config.group, topic, 0)
             with suppress(CheckpointCorrupt, CheckpointIncompatible):
                 newest = folder.newest_of_topic()
                 manifests += [newest] if newest and newest.has_state() else []
-    foreign = (
+    of_other_configs = (
         manifest
         for manifest in manifests
         if manifest.fingerprint != current and current not in manifest.superseded
     )
     refuse_unless_allowed(
-        [loss for manifest in foreign for loss in _losses_in(config, manifest)], allowed_drops
+        [loss for manifest in of_other_configs for loss in _losses_in(config, manifest)],
+        allowed_drops,
     )
 
 
 def _losses_in(config: Config, manifest: Manifest) -> list[StateLoss]:
-    """The state that a start drops of a checkpoint; none where its partitions are refused anyway."""
+    """The learned state of a checkpoint that a start would drop; empty where numbers of partitions differ,
+    since that is reported as an error of its own."""
     try:
         old = state_config_of(manifest)
     except ValueError as error:

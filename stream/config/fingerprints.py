@@ -50,17 +50,17 @@ def _secret_hash(secret: str) -> str:
     return pseudonym(hash_text(pa.array(["fingerprint"]), hash_key(secret))[0])
 
 
-def with_state_config(config: Config, by: StateConfig) -> Config:
-    """The configuration with the state settings replaced. Both must have the same secret."""
+def with_state_config(config: Config, state: StateConfig) -> Config:
+    """The configuration with the settings of `state`. Both must have the same secret."""
     return msgspec.structs.replace(
         config,
-        revision=by.revision,
-        monitors=by.monitors,
-        assess=by.assess,
-        stages=by.stages,
-        inputs=by.inputs,
-        limits=by.limits,
-        reveal=by.reveal,
+        revision=state.revision,
+        monitors=state.monitors,
+        assess=state.assess,
+        stages=state.stages,
+        inputs=state.inputs,
+        limits=state.limits,
+        reveal=state.reveal,
     )
 
 

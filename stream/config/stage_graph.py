@@ -22,7 +22,7 @@ from stream.errors import ConfigError
 
 GROUP: Final = "eddy.stages"
 
-Flow = Literal["records", "events", "reports", "alerts", "dead_letters"]
+DataKind = Literal["records", "events", "reports", "alerts", "dead_letters"]
 """The kinds of data that stages read and write: an input's records, the events decoded from them,
 monitors' reports on events, alerts, and dead letters."""
 
@@ -100,7 +100,7 @@ StateInputs = Mapping[str, object]
 class StageDeclaration:
     """The declaration of a stage: its reads and writes, options, counters, topics and state inputs.
 
-    reads, writes: the flows. make: builds the stage of one partition from a node, a `StageContext` and
+    reads, writes: kinds of data. make: builds the stage of one partition from a node, a `StageContext` and
     a `Placement`. subscribe: builds its `Subscription` from a node and a `StageContext`; None for the
     stage that reads records. counters: every `StageCounter` of the stage. noun: precedes a node's name
     in messages, such as "monitor". options: the type of its table [stages.NAME]; the stage runs where
@@ -113,8 +113,8 @@ class StageDeclaration:
     """
 
     name: str
-    reads: tuple[Flow, ...]
-    writes: tuple[Flow, ...] = ()
+    reads: tuple[DataKind, ...]
+    writes: tuple[DataKind, ...] = ()
     make: Callable[..., Any]
     subscribe: Callable[..., Any] | None = None
     counters: tuple[Any, ...]
@@ -165,19 +165,23 @@ class StageDeclaration:
 def declared_stages() -> dict[str, StageDeclaration]:
     """Every declared stage by name, in an order in which each follows the stages whose output it reads.
     Raises ConfigError for a cycle, and where no stage is declared."""
-    waiting = {point.name: point.load() for point in entry_points(group=GROUP)}
-    if not waiting:
+    unordered = {point.name: point.load() for point in entry_points(group=GROUP)}
+    if not unordered:
         raise ConfigError([f"no package declares {GROUP}; expected Eddy's own: install it again"])
     ordered: dict[str, StageDeclaration] = {}
-    while waiting:
-        missing = {flow for declaration in waiting.values() for flow in declaration.writes}
+    while unordered:
+        not_yet_written = {
+            kind for declaration in unordered.values() for kind in declaration.writes
+        }
         ready = sorted(
-            name for name, declaration in waiting.items() if not missing & {*declaration.reads}
+            name
+            for name, declaration in unordered.items()
+            if not not_yet_written & {*declaration.reads}
         )
         if not ready:
-            names = ", ".join(sorted(waiting))
+            names = ", ".join(sorted(unordered))
             raise ConfigError([f"{GROUP}: {names} read each other's output; expected no cycle"])
-        ordered |= {name: waiting.pop(name) for name in ready}
+        ordered |= {name: unordered.pop(name) for name in ready}
     return ordered
 
 

@@ -63,10 +63,10 @@ def extracted_fields(config: Config, input_name: str) -> list[str]:
 def internal_topic_fields(config: Config, monitor: MonitorSpec) -> list[str]:
     """The event fields in the monitor's internal topic, in the order of `events.FIELDS`."""
     wanted = {*ENTITY_FIELDS, *(name for _, name in fields_read(monitor))}
-    filled = {
+    extracted = {
         name for input_name in monitor.inputs for name in extracted_fields(config, input_name)
     }
-    return [name for name in FIELDS if name in wanted & filled]
+    return [name for name in FIELDS if name in wanted & extracted]
 
 
 def learning_inputs(config: Config) -> list[str]:
@@ -94,8 +94,8 @@ def label_entity_fields(config: Config, input_name: str) -> list[str]:
     wanted = {name for monitor in readers for _, name in fields_read(monitor)}
     if config.assess and (readers or input_name in learning_inputs(config)):
         wanted.add(config.assess.subject)
-    filled = extracted_fields(config, input_name)
-    return [name for name in filled if name in wanted and name in ENTITY_FIELDS]
+    extracted = extracted_fields(config, input_name)
+    return [name for name in extracted if name in wanted and name in ENTITY_FIELDS]
 
 
 def fields_read(monitor: MonitorSpec) -> Iterator[tuple[str, str]]:
@@ -110,10 +110,10 @@ def fields_read(monitor: MonitorSpec) -> Iterator[tuple[str, str]]:
         yield from ((f"features[{i}].of.{name}", name) for name in filter_fields(feature.of))
         if feature.field is not None:
             yield f"features[{i}].field", feature.field
-        beside = KINDS[feature.kind].extra_fields if feature.kind in KINDS else ()
-        for name in beside:
+        extra_fields = KINDS[feature.kind].extra_fields if feature.kind in KINDS else ()
+        for name in extra_fields:
             yield "" if name in FIELDS_WITH_A_DEFAULT else f"features[{i}].kind", name
-        if "amount" in (feature.field, *beside):
+        if "amount" in (feature.field, *extra_fields):
             yield "", "currency"
     for i, detector in enumerate(monitor.detectors):
         if isinstance(detector, StandaloneSpec):

@@ -206,9 +206,9 @@ class KafkaSink:
     def _abort(self) -> None:
         """Abort the transaction, whose commit was not requested yet.
 
-        Where the client cannot, a new producer does by starting: the client gives up if the broker
-        does not know the transaction yet. A fenced producer does not take its slot back: another
-        worker may have it.
+        If the client cannot abort it, for example because the broker does not know the transaction yet, a
+        new producer is started, which aborts it. After fencing none is started, because another worker
+        may own the slot.
         """
         try:
             if not self._hangs:

@@ -99,7 +99,7 @@ class KafkaSource:
         callbacks = {"error_cb": self._deferred_error.on_error, "stats_cb": self._on_statistics}
         self._consumer = create_client(Consumer, {**merged, **callbacks})
         self._next_offsets: dict[Partition, int] = {}  # of the assigned partitions
-        self._is_serving = False
+        self._is_paused = False
         self._closing = False
         self.membership = Membership(None)
 
@@ -129,7 +129,7 @@ class KafkaSource:
         """Join the group. The listener is called from within `poll`, `serve_rebalances` and exit."""
 
         def assign(_: Consumer, assigned: list[TopicPartition]) -> None:
-            if self._closing:  # leaving the group gives these up with the rest
+            if self._closing:  # closing the consumer releases these, too
                 return
             partitions = [
                 Partition(topic_partition.topic, topic_partition.partition)
@@ -141,7 +141,7 @@ class KafkaSource:
                 self._consumer.incremental_assign(positions)
                 self._next_offsets.update(starts)
                 # The client remembers a pause from the partition's previous assignment.
-                (self._consumer.pause if self._is_serving else self._consumer.resume)(positions)
+                (self._consumer.pause if self._is_paused else self._consumer.resume)(positions)
             # A rebalance that assigns nothing new calls this, too, with no partitions.
             self.membership = Membership(self._consumer.consumer_group_metadata())
 
@@ -257,7 +257,7 @@ class KafkaSource:
     def serve_rebalances(self, seconds: float) -> None:
         """Wait, handling rebalances but reading no records: all partitions are paused."""
         with map_client_errors("waiting"):
-            self._is_serving = True
+            self._is_paused = True
             self._consumer.pause(self._consumer.assignment())
             deadline = time.monotonic() + seconds
             while (left := deadline - time.monotonic()) > 0:
@@ -267,7 +267,7 @@ class KafkaSource:
                     partition = Partition(message.topic() or "", message.partition() or 0)
                     records = self._without_errors({partition: [message]})
                     assert not records, "a paused partition returned a record"
-            self._is_serving = False
+            self._is_paused = False
             self._consumer.resume(self._consumer.assignment())
         self._renew_membership()
 

@@ -138,14 +138,14 @@ class AlertBuilder:
     ) -> Alert:
         """The alert on the event in a row of the batch, by row i of the policy outcome.
 
-        entity_pseudonym: part of the incident's id, whether the entity's raw id is shown or not.
+        entity_pseudonym: enters the ids of alert and incident, even if the alert shows the entity's raw id.
         """
         incident = policy_outcome.incident[i]
         revision = int(incident[policy.REVISION])
         activity: Activity = "opened" if policy_outcome.activity[i] == policy.OPENED else "updated"
         evidence = self.evidence(batch, row)
         event = evidence.topic, evidence.partition, evidence.offset
-        opened_at = *batch.sources[int(incident[policy.SOURCE])], int(incident[policy.OFFSET])
+        opening_event = *batch.sources[int(incident[policy.SOURCE])], int(incident[policy.OFFSET])
         score = score_of_p(rationale.p_value)
         action = origin.policy.action
         return Alert(
@@ -173,7 +173,7 @@ class AlertBuilder:
             held_back=int(policy_outcome.held_back[i]),
             contributions=rationale.contributions,
             counterfactual=rationale.counterfactual,
-            incident_id=stable_id(*self.identity, *opened_at, origin.name, entity_pseudonym),
+            incident_id=stable_id(*self.identity, *opening_event, origin.name, entity_pseudonym),
             dedup_key=stable_id(*self.identity, origin.name, entity_pseudonym),
             suppressed=int(incident[policy.SUPPRESSED_COUNT]),
             first_seen_ms=int(incident[policy.FIRST_MS]),
@@ -217,14 +217,13 @@ class AlertBuilder:
         if field in self.reveal and _can_all_be_shown(raw):
             return raw
         column = raw.dictionary_encode()
-        names, codes = column.dictionary, column.indices
-        seen = names.to_pylist()
-        hidden = [field not in self.reveal or not _can_be_shown(name) for name in seen]
-        hashed = hash_text(names, self.key)
-        rows = zip(seen, hashed, hidden, strict=True)
-        return pa.array([pseudonym(h) if hide else n for n, h, hide in rows], pa.string()).take(
-            codes
-        )
+        ids = column.dictionary.to_pylist()
+        hashes = hash_text(column.dictionary, self.key)
+        shown = [
+            raw_id if field in self.reveal and _can_be_shown(raw_id) else pseudonym(hashed)
+            for raw_id, hashed in zip(ids, hashes, strict=True)
+        ]
+        return pa.array(shown, pa.string()).take(column.indices)
 
     def related(self, except_field: str, batch: EventBatch, row: int) -> list[Entity]:
         """The event's other entities, in the order of `ENTITY_FIELDS`."""

@@ -87,9 +87,9 @@ class _InternalPartition:
 class InMemoryCluster:
     """The shards of every partition that had records, driven in event time.
 
-    topics: by input, the topic that its records name; by default the configured one. selection: the
-    scores to compute for every event. recorded: by topic, the internal topics that are read from the
-    broker, as a worker wrote them; the cluster's own stages do not write to these. shards: made for the same topics and selection.
+    topics: input name → topic of its records; by default the configured one. selection: the
+    scores to compute for every event. recorded: topic → log of each internal topic that is
+    read from the broker as a worker wrote it; the cluster's own stages do not write to it. shards: made for the same topics and selection.
     """
 
     def __init__(
@@ -105,51 +105,52 @@ class InMemoryCluster:
         self._shards = shards or ShardFactory(config, run, topics, selection=selection)
         self._nodes = nodes(config)
         self._logs = {(log.name, log.internal): log for log in logs(config)}
-        self._recorded = recorded or {}
-        self.recorded = frozenset(log.name for log in self._recorded.values())
-        self._ready: list[ScoredEvents] = []
-        self._sources: dict[TopicPartition, _InputPartition] = {}
+        self._recorded_logs = recorded or {}
+        self.recorded_names = frozenset(log.name for log in self._recorded_logs.values())
+        self._ready_scores: list[ScoredEvents] = []
+        self._inputs: dict[TopicPartition, _InputPartition] = {}
         self._input_of: dict[str, str] = {}
-        self._internals: dict[TopicPartition, _InternalPartition] = {}
+        self._internal_partitions: dict[TopicPartition, _InternalPartition] = {}
 
     # -- records in -------------------------------------------------------------------------------
 
     def process(self, input_name: str, records: Records) -> ShardOutput:
         """Process the next records of a partition of an input, or of a recorded internal topic. Call
         `enqueue` with the output, so that it reaches internal topics."""
-        if records.topic in self._recorded:
-            log = self._recorded[records.topic]
+        if records.topic in self._recorded_logs:
+            log = self._recorded_logs[records.topic]
             return self._internal(log, records.partition).shard.process(records)
         topic_partition = (records.topic, records.partition)
-        if topic_partition not in self._sources:
+        if topic_partition not in self._inputs:
             shard = self._shards.input_shard(input_name, records.partition)
-            self._sources[topic_partition] = _InputPartition(shard)
+            self._inputs[topic_partition] = _InputPartition(shard)
             self._input_of[records.topic] = input_name
-        source = self._sources[topic_partition]
+        input_partition = self._inputs[topic_partition]
         if (
             len(records) and records.timestamp_ms[-1] >= 0
         ):  # records from files have no broker timestamp
-            source.next_offset = int(records.offset[-1]) + 1
-        return source.shard.process(records)
+            input_partition.next_offset = int(records.offset[-1]) + 1
+        return input_partition.shard.process(records)
 
     def enqueue(self, records: Records, output: ShardOutput, due_ms: I64) -> None:
         """Queue the output for these records until it is due. due_ms: int64[n], the due time of each
         event."""
-        if records.topic in self._recorded:  # their order is the recorded one
+        # Rows of a recorded topic are processed in its order: they do not wait until they are due.
+        if records.topic in self._recorded_logs:
             if isinstance(output.events, EventBatch):
-                self._ready.append(ScoredEvents(output.events, output.scores))
+                self._ready_scores.append(ScoredEvents(output.events, output.scores))
         elif len(due_ms):
-            source = self._sources[records.topic, records.partition]
-            source.reached_ms = int(due_ms[-1])
+            input_partition = self._inputs[records.topic, records.partition]
+            input_partition.reached_ms = int(due_ms[-1])
             scores = self._empty_scores(self._input_of[records.topic], len(due_ms))
             pending = _PendingRows(output.events, due_ms)
-            source.pending.append((pending, scores | output.scores))
+            input_partition.pending.append((pending, scores | output.scores))
         self._enqueue_internal(output, due_ms)
 
     def process_and_enqueue(self, input_name: str, records: Records) -> ShardOutput:
         """Process and enqueue records of an input with a single log."""
         output = self.process(input_name, records)
-        reached_ms = self._sources[records.topic, records.partition].reached_ms
+        reached_ms = self._inputs[records.topic, records.partition].reached_ms
         due_ms = np.maximum.accumulate(np.maximum(output.events.time_ms, reached_ms))
         self.enqueue(records, output, due_ms)
         return output
@@ -166,7 +167,7 @@ class InMemoryCluster:
 
     def _enqueue_internal(self, output: ShardOutput, due_ms: I64) -> None:
         for record in output.internal_records:
-            if record.log not in self.recorded:
+            if record.log not in self.recorded_names:
                 self._enqueue_record(record, output.events, due_ms)
 
     def _enqueue_record(self, record: InternalRecord, events: Any, due_ms: I64) -> None:
@@ -182,9 +183,11 @@ class InMemoryCluster:
 
     def _internal(self, log: Log, partition: int) -> _InternalPartition:
         topic_partition = (log.name, partition)
-        if topic_partition not in self._internals:
-            self._internals[topic_partition] = _InternalPartition(self._shards.make(log, partition))
-        return self._internals[topic_partition]
+        if topic_partition not in self._internal_partitions:
+            self._internal_partitions[topic_partition] = _InternalPartition(
+                self._shards.make(log, partition)
+            )
+        return self._internal_partitions[topic_partition]
 
     # -- advancing stream time ------------------------------------------------------------------------
 
@@ -193,8 +196,8 @@ class InMemoryCluster:
         reached; stage after stage, so that a stage sees all output of those before it."""
         alerts: list[Alert] = []
         records: list[OutputRecord] = []
-        for name, partition in self._internal_partitions():
-            internal = self._internals[name, partition]
+        for name, partition in self._partitions_in_stage_order():
+            internal = self._internal_partitions[name, partition]
             due = _take_due(internal, until_ms)
             if due is None:
                 continue
@@ -203,10 +206,10 @@ class InMemoryCluster:
             records += output.output_records
             self._write_scores(output)
             self._enqueue_internal(output, due.due_ms)
-        ready, self._ready = self._ready, []
+        ready, self._ready_scores = self._ready_scores, []
         return InternalOutput(alerts, [*ready, *self._scored(until_ms)], records)
 
-    def _internal_partitions(self) -> Iterator[TopicPartition]:
+    def _partitions_in_stage_order(self) -> Iterator[TopicPartition]:
         """The partitions of internal topics, in the order of the stages; the stages of one
         declaration by name, which is the order of the reports on an event. A partition may be added
         while earlier ones are processed."""
@@ -215,7 +218,7 @@ class InMemoryCluster:
             for name in sorted(node.name for node in declared_nodes):
                 yield from sorted(
                     topic_partition
-                    for topic_partition in self._internals
+                    for topic_partition in self._internal_partitions
                     if topic_partition[0] == name
                 )
 
@@ -227,8 +230,10 @@ class InMemoryCluster:
         for index in np.unique(events.source).tolist():
             rows = np.flatnonzero(events.source == index)
             offset = events.offset[rows]
-            source = self._sources.get(events.sources[index])
-            for pending, scores in source.pending if source else ():  # a recorded topic has none
+            input_partition = self._inputs.get(events.sources[index])
+            if input_partition is None:  # its events were read from a recorded topic
+                continue
+            for pending, scores in input_partition.pending:
                 pending_offsets = pending.rows.offset
                 is_pending = (offset >= pending_offsets[0]) & (offset <= pending_offsets[-1])
                 pending_rows = np.searchsorted(pending_offsets, offset[is_pending])
@@ -237,9 +242,9 @@ class InMemoryCluster:
 
     def _scored(self, until_ms: float) -> Iterator[ScoredEvents]:
         """The events that are due before that time, with their scores."""
-        for source in self._sources.values():
-            while source.pending:
-                pending, scores = source.pending.popleft()
+        for input_partition in self._inputs.values():
+            while input_partition.pending:
+                pending, scores = input_partition.pending.popleft()
                 size = len(pending.due_ms)
                 due_count = int(np.searchsorted(pending.due_ms, until_ms))
                 if due_count:
@@ -254,7 +259,7 @@ class InMemoryCluster:
                     later_scores = {
                         name: columns.slice(due_count, size) for name, columns in scores.items()
                     }
-                    source.pending.appendleft((rest, later_scores))
+                    input_partition.pending.appendleft((rest, later_scores))
                     break
 
     # -- state ------------------------------------------------------------------------------------
@@ -267,14 +272,14 @@ class InMemoryCluster:
         next_offset: dict[tuple[str, bool, int], int] = {}
         shards: dict[tuple[str, bool, int], Shard] = {
             (name, True, partition): internal.shard
-            for (name, partition), internal in self._internals.items()
+            for (name, partition), internal in self._internal_partitions.items()
         }
         reached_ms: dict[str, int] = {}
-        for (topic, partition), source in self._sources.items():
+        for (topic, partition), input_partition in self._inputs.items():
             name = self._input_of[topic]
-            shards[name, False, partition] = source.shard
-            next_offset[name, False, partition] = source.next_offset
-            reached_ms[name] = max(source.reached_ms, reached_ms.get(name, -1))
+            shards[name, False, partition] = input_partition.shard
+            next_offset[name, False, partition] = input_partition.next_offset
+            reached_ms[name] = max(input_partition.reached_ms, reached_ms.get(name, -1))
         latest_ms = max(reached_ms.values(), default=-1)
         for log in self._logs.values():
             until_ms = reached_ms.get(log.name, latest_ms)
@@ -282,20 +287,22 @@ class InMemoryCluster:
                 log_partition = log.name, log.internal, partition
                 shard = shards.get(log_partition) or self._shards.make(log, partition)
                 offset = next_offset.get(log_partition, 0)
-                is_known = log.internal or until_ms < 0 or offset > 0
-                yield PartitionState(log, partition, shard, offset, None if is_known else until_ms)
+                is_offset_known = log.internal or until_ms < 0 or offset > 0
+                yield PartitionState(
+                    log, partition, shard, offset, None if is_offset_known else until_ms
+                )
 
     def counts(self) -> Iterator[tuple[Log, Counts]]:
         """The counters of every shard, with the log that it reads."""
-        for (topic, _), source in self._sources.items():
-            yield self._logs[self._input_of[topic], False], source.shard.counts()
-        for (name, _), internal in self._internals.items():
+        for (topic, _), input_partition in self._inputs.items():
+            yield self._logs[self._input_of[topic], False], input_partition.shard.counts()
+        for (name, _), internal in self._internal_partitions.items():
             yield self._logs[name, True], internal.shard.counts()
 
     def state_bytes(self) -> int:
         """The size of every shard's state, as a checkpoint would hold it."""
-        shards = [source.shard for source in self._sources.values()]
-        internal = [partition.shard for partition in self._internals.values()]
+        shards = [input_partition.shard for input_partition in self._inputs.values()]
+        internal = [partition.shard for partition in self._internal_partitions.values()]
         return sum(
             array.nbytes for shard in [*shards, *internal] for array in shard.save().values()
         )

@@ -14,8 +14,8 @@ from stream.pipeline.scores import ScoreSelection
 
 @dataclass(frozen=True, slots=True)
 class StageContext:
-    """Everything that the stages of a configuration share. topics: by input, the topic that its records
-    name. decoders: by input, shared between the configurations that a comparison replays."""
+    """Everything that the stages of a configuration share. topics: input name → topic of its
+    records. decoders: input name → decoder, shared between the configurations that a comparison replays."""
 
     config: Config
     alert_builder: AlertBuilder

@@ -105,7 +105,8 @@ class DecodingKey(NamedTuple):
 
 
 def decoding_key(config: Config, input_name: str) -> DecodingKey:
-    """How a configuration decodes an input."""
+    """The key of an input's decoding by a configuration: equal keys give equal batches."""
+    # the duplicate window does not affect decoding: the same value in every key
     limits = msgspec.structs.replace(config.limits, duplicate_window=2)
     spec = input_name, config.inputs[input_name], limits
     fields = extracted_fields(config, input_name)

@@ -1,5 +1,5 @@
-"""Internal topics: rows of a stage's output into the partitions of the next stage's log, all rows of
-one key into the same partition.
+"""Writes a stage's output to the internal topic of the next stage: all rows of one key go to the same
+partition.
 """
 
 from collections.abc import Iterator
@@ -47,7 +47,8 @@ class InternalTopicWriter:
     def _records(self, batch: Batch) -> Iterator[InternalRecord]:
         """The messages, in order for each partition and source."""
         hashed = hash_text(self._subscription.keys(batch), self._hash_key)
-        # hashed[:, 0] selects the slot in the entity table. The same half here would leave slots unused.
+        # Not hashed[:, 0], which selects the slot in the entity table: the entities of one partition would
+        # then use only some of the slots.
         partition = hashed[:, 1] % np.uint64(self._partitions)
         order = np.argsort(partition, kind="stable")
         in_order = batch.take(order)

@@ -10,7 +10,7 @@ from schemas.columns import F64, I64, U8, Bools
 
 
 class ScoreSelection(NamedTuple):
-    """The score columns that a replay asks for.
+    """The score columns that a replay writes.
 
     scores: of each stage the p-value, the activity, and the surprised features. feature_values: the
     features' values and p-values.
@@ -28,7 +28,8 @@ class ScoreColumns(NamedTuple):
 
     p_value: float64[n], NaN where the stage did not score. activity: uint8[n], `policy.NO_ALERT` …
     surprised: bool[k, n]. feature_values: float64[2k, n], the values in natural units, then their own
-    p-values, NaN where there is none. Columns that were not asked for are quiet, or of no features.
+    p-values, NaN where there is none. surprised and feature_values have no rows where the selection leaves
+    them out.
     """
 
     p_value: F64

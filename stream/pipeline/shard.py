@@ -1,8 +1,8 @@
 """A shard: all state of the stages that one partition of one log feeds, run in order.
 
 A partition of an input feeds its first stage and the stages that run inline on its output; a partition
-of an internal topic feeds the stage that reads it. The worker assigns shards and checkpoints them, replay and demo drive
-them, and the tests' reference run folds them. A shard does no input or output.
+of an internal topic feeds the stage that reads it. The worker, replay and demo pass records to
+shards; the worker also checkpoints them. A shard does no input or output.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -126,12 +126,12 @@ class Shard:
 
     def process_rows(self, rows: Any) -> ShardOutput:
         """Take the next rows of an internal topic."""
-        most = self._first.node.declaration.batch_rows_max or len(rows)
-        if len(rows) <= most:
+        rows_max = self._first.node.declaration.batch_rows_max or len(rows)
+        if len(rows) <= rows_max:
             return self._process(rows)
         parts = [
-            self._process(rows.slice(start, min(start + most, len(rows))))
-            for start in range(0, len(rows), most)
+            self._process(rows.slice(start, min(start + rows_max, len(rows))))
+            for start in range(0, len(rows), rows_max)
         ]
         return _joined(rows, parts)
 
@@ -149,10 +149,10 @@ class Shard:
         return ShardOutput(
             events=events,
             alerts=[at_row.alert for at_row in alerts],
-            dead_letters=[alert for output in outputs.values() for alert in output.dead_letters],
+            dead_letters=[letter for output in outputs.values() for letter in output.dead_letters],
             scores=scores,
             internal_records=internal,
-            output_records=[alert for output in outputs.values() for alert in output.records],
+            output_records=[record for output in outputs.values() for record in output.records],
         )
 
     def _run(
@@ -271,13 +271,13 @@ def _joined(rows: Any, parts: Sequence[ShardOutput]) -> ShardOutput:
     """The output for consecutive parts of a batch as one."""
     return ShardOutput(
         events=rows,
-        alerts=[one for part in parts for one in part.alerts],
-        dead_letters=[one for part in parts for one in part.dead_letters],
+        alerts=[alert for part in parts for alert in part.alerts],
+        dead_letters=[letter for part in parts for letter in part.dead_letters],
         scores={
             name: joined_scores([part.scores[name] for part in parts]) for name in parts[0].scores
         },
-        internal_records=[one for part in parts for one in part.internal_records],
-        output_records=[one for part in parts for one in part.output_records],
+        internal_records=[record for part in parts for record in part.internal_records],
+        output_records=[record for part in parts for record in part.output_records],
     )
 
 
@@ -287,8 +287,8 @@ def _joined(rows: Any, parts: Sequence[ShardOutput]) -> ShardOutput:
 class ShardFactory:
     """Makes the shards of a configuration, their state empty.
 
-    topics: by input, the topic that its records name; in files that is the input's name. decoders:
-    by input, shared with other configurations. selection: the scores that a replay asks for.
+    topics: input name → topic of its records; for an input read from files, the input's name. decoders:
+    input name → decoder that is shared with other configurations. selection: the scores that a replay asks for.
     """
 
     def __init__(
@@ -327,7 +327,7 @@ class ShardFactory:
         input_readers = [] if log.internal else [node for node in others if log.name in node.inputs]
         inline = [node for node in input_readers if not node.internal_topic]
         # Stages of other logs read this shard's events, or what its stages write besides events.
-        written = {flow for node in (first, *inline) for flow in node.declaration.writes}
+        written = {kind for node in (first, *inline) for kind in node.declaration.writes}
         return Shard(
             self._placed(first, Placement(log, partition, inline=False)),
             [self._placed(node, Placement(log, partition, inline=True)) for node in inline],

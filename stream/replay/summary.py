@@ -139,7 +139,7 @@ class Tally:
                 totals.setdefault(key, Counter()).update(counts)
         no_counts = Counter[str]()
         for monitor in config.monitors:
-            if monitor.name not in cluster.recorded:  # its events were counted in another run
+            if monitor.name not in cluster.recorded_names:  # its events were counted in another run
                 routed = (self.inputs.get(name, no_counts) for name in monitor.inputs)
                 self.adds_up[monitor.name] = _adds_up(
                     self.monitors.get(monitor.name, no_counts), sum(routed, no_counts)

@@ -66,9 +66,9 @@ class AssignedPartition:
             self.live_from if self.committed is None else self.committed
         )
 
-    def must_name_checkpoint(self) -> bool:
-        """Whether to commit in order to name a new checkpoint; not before a record was read."""
-        return self.checkpoints.to_name is not None and (
+    def must_publish_checkpoint(self) -> bool:
+        """Whether to commit only to publish a new checkpoint; never before the first record is read."""
+        return self.checkpoints.unpublished is not None and (
             self.committed is not None or self.has_new_offset()
         )
 
@@ -143,7 +143,7 @@ class Assignment:
         return {partition: self.partitions[partition].next_offset for partition in partitions}
 
     def release(self, event: str, partitions: list[Partition]) -> None:
-        """Remove partitions and cancel checkpoints of them that are being written. event: for the log."""
+        """Remove partitions, and cancel their checkpoints that are being written. event: the log message."""
         for partition in partitions:
             assigned = self.partitions.pop(partition, None)
             if assigned is not None:
@@ -208,21 +208,21 @@ class Assignment:
     def _recover_once(
         self, partition: Partition, committed: CommittedOffset | None, folder: Folder
     ) -> RecoveredState:
-        read_log = self.logs[partition.topic]
+        log = self.logs[partition.topic]
         low, high = self._source.offset_range(partition)
         saved = self._saved_store
         return recover(
             StartContext(
                 config=self._config,
                 run=self._run,
-                log=read_log,
+                log=log,
                 partition=partition.partition,
                 folder=folder,
                 committed=committed,
                 low=low,
                 high=high,
                 beat=self._health.beat,
-                saved=saved_folder(saved, read_log, partition.partition) if saved else None,
+                saved=saved_folder(saved, log, partition.partition) if saved else None,
                 offset_at=partial(self._source.offset_at, partition),
                 allowed_drops=self._allowed_drops,
                 executors=self._system.executors,
@@ -249,15 +249,15 @@ class Assignment:
         )
         self._metrics.add("eddy_checkpoint_fallbacks", state.broken_checkpoints)
         if state.broken_checkpoints:
-            assigned.checkpoints.to_name = state.checkpoint
+            assigned.checkpoints.unpublished = state.checkpoint
         elif state.checkpoint is not None:
             assigned.checkpoints.published = [state.checkpoint]
         if state.checkpoint is None:
             self.manager.write_first(assigned.checkpoints, start)
         if state.needs_migration and not assigned.offsets_left():
             self.migrate(assigned)
-        named = partition._asdict()
-        logger.info("partition taken", **named, next_offset=start, live_from=state.live_from)
+        log_fields = partition._asdict()
+        logger.info("partition taken", **log_fields, next_offset=start, live_from=state.live_from)
         if assigned.offsets_left():
-            logger.info("re-learning", **named, offsets_left=assigned.offsets_left())
+            logger.info("re-learning", **log_fields, offsets_left=assigned.offsets_left())
         return assigned

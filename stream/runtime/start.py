@@ -1,4 +1,4 @@
-"""Starts a worker: connects, checks what can be checked, and runs its loop."""
+"""Starts a worker: connects, checks topics and learned state, and runs its loop."""
 
 from collections.abc import Callable, Collection
 from typing import NamedTuple
@@ -36,15 +36,16 @@ def run_worker(
     config: Config,
     slot: str,
     run: RunInfo,
-    stop_on_signal: Callable[[], Stop],
+    make_stop: Callable[[], Stop],
     http_port: int,
     allowed_drops: Collection[str] = (),
 ) -> None:
     """Connect to Kafka, serve metrics and health, and work until asked to stop.
 
     slot: stable name of this worker in its group; a restart under the same name fences the previous
-    worker of the slot and aborts its open transaction. stop_on_signal: called before the loop starts; until then, while
-    the broker is being reached, a signal ends the process. allowed_drops: arguments of
+    worker of the slot and aborts its open transaction. make_stop: installs the signal handlers and
+    returns the request to stop; called just before the loop starts, so that until then a signal ends
+    the process at once. allowed_drops: arguments of
     --drop-state. Raises EddyError.
     """
     if warning := secret_problem(config):
@@ -55,7 +56,7 @@ def run_worker(
         serve_health((config.worker.http_host, http_port), metrics, health),
         KafkaSource(kafka, config.group, health.beat, health.broker_answered) as source,
     ):
-        # The client has accepted the values: none is a secret in place of another property's.
+        # Logged only now: the client has accepted every value, so no property holds a misplaced secret.
         shown = printable_properties(config.kafka)
         logger.info("starting", group=config.group, slot=slot, mode=config.mode, kafka=shown)
         clients = Clients(
@@ -63,7 +64,7 @@ def run_worker(
             KafkaSink(kafka, config.group, slot, health.beat),
             TopicAdmin(kafka, health.beat),
         )
-        work(config, clients, run, stop_on_signal, metrics, health, allowed_drops)
+        work(config, clients, run, make_stop, metrics, health, allowed_drops)
     logger.info("stopped")
 
 
@@ -71,7 +72,7 @@ def work(
     config: Config,
     clients: Clients,
     run: RunInfo,
-    stop_on_signal: Callable[[], Stop],
+    make_stop: Callable[[], Stop],
     metrics: MetricsCollector,
     health: WorkerHealth,
     allowed_drops: Collection[str] = (),
@@ -89,4 +90,4 @@ def work(
     worker = Worker(
         config, clients.source, clients.sink, run, metrics, health, allowed_drops, system
     )
-    worker.run(stop_on_signal())
+    worker.run(make_stop())

@@ -112,7 +112,7 @@ class StatusPublisher:
         left = sum(status.offsets_left for status in statuses)
         relearning = [f"{left:,} records are left to re-learn"] if left else []
         self._health.unready_reasons = (*relearning, *self._diagnostics.reasons_not_ready(problems))
-        configured = {log_name(read): read.partitions for read in self._assignment.logs.values()}
+        configured = {log_name(log): log.partitions for log in self._assignment.logs.values()}
         counts = PartitionCounts(configured, Counter(status.log_name for status in statuses))
         self._metrics.replace(
             worker_readings(counts, [(problem.name, problem.kind) for problem in problems])
@@ -133,6 +133,6 @@ class StatusPublisher:
             )
 
 
-def log_name(read: Log) -> str:
+def log_name(log: Log) -> str:
     """The name of a log in metrics: the input's name, or the internal topic's."""
-    return read.topic if read.internal else read.name
+    return log.topic if log.internal else log.name

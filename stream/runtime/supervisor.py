@@ -30,11 +30,11 @@ POLL_S: Final = 0.1
 """How often to check whether a worker has ended."""
 
 BACKOFF_S: Final = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)
-"""How long a slot stays empty after each failure in a row; not at all after the first, since its
-partitions wait."""
+"""Pause before a restart, by the number of consecutive failures. The first restart is immediate, since
+no other worker processes the partitions of the slot meanwhile."""
 
 STABLE_S: Final = 120.0
-"""After a worker has run for so long, its next failure is the first of a new row."""
+"""A run at least this long resets the count of consecutive failures."""
 
 ORPHAN_TIMEOUT_S: Final = 120.0
 """How long a worker whose supervisor is gone may take to stop cleanly."""
@@ -46,7 +46,7 @@ ProcessTarget = tuple[Callable[..., object], tuple[object, ...]]
 
 @dataclass(slots=True)
 class _Slot:
-    """A slot and the worker in it. failures: exits in a row without a stable run between them."""
+    """A slot and the worker in it. failures: consecutive exits without a run of STABLE_S between them."""
 
     name: str
     target: ProcessTarget
@@ -169,8 +169,8 @@ def worker_target(
 
 
 def _run_in_own_session(function: Callable[..., object], arguments: tuple[object, ...]) -> None:
-    """Run in a session of its own: Ctrl-C in the terminal reaches a worker only through the
-    supervisor. Sent by both, it would count as the second signal."""
+    """Run in a new session, so that Ctrl-C in the terminal reaches a worker only through the supervisor.
+    Otherwise it would get two signals, and the second ends a worker at once."""
     os.setsid()
     function(*arguments)
 
@@ -183,8 +183,8 @@ def _run_command(command: Callable[[], object], *arguments: str) -> None:
 def stop_with_supervisor() -> None:
     """In a worker: stop as by SIGTERM when the supervisor is gone, and exit if that takes too long.
 
-    Linux's signal at the death of the parent would not do: the parent is the process that forks
-    workers.
+    PR_SET_PDEATHSIG of Linux cannot be used: the parent of a worker is the fork server, not the
+    supervisor.
     """
     supervisor = multiprocessing.parent_process()
     assert supervisor is not None, "this process has no supervisor"

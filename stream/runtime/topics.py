@@ -27,8 +27,8 @@ RECORD_BYTES_MAX: Final = MESSAGE_BYTES_MAX + 64 * 1024
 """The largest message, with what Arrow and Kafka add to it."""
 
 GROWN_HINT: Final = (
-    "; if the topic has grown, keep the learned state by a replay into a saved state: eddy replay … "
-    "--save-state, then checkpoints.start_from, in another group"
+    "; if the topic has grown, rebuild the learned state: eddy replay … --save-state URL, then start "
+    "another group with checkpoints.start_from = URL"
 )
 
 SETTINGS: Final = ("cleanup.policy", "retention.ms", "retention.bytes", "max.message.bytes")
@@ -122,7 +122,7 @@ def check_topics(config: Config, existing: Mapping[str, ExistingTopic]) -> None:
     Where an input's number of partitions is wrong, internal topics are not checked: their number may
     follow from it.
     """
-    least_ms = retention_ms_min(config)
+    minimum_ms = retention_ms_min(config)
     required = required_topics(config)
     inputs = [topic for topic in required if topic.kind == "input"]
     if any(
@@ -133,22 +133,22 @@ def check_topics(config: Config, existing: Mapping[str, ExistingTopic]) -> None:
     problems = [
         line
         for topic in required
-        for line in _differences(topic, existing.get(topic.topic), least_ms)
+        for line in _topic_problems(topic, existing.get(topic.topic), minimum_ms)
     ]
     if problems:
         raise ConfigError(problems)
 
 
-def _differences(
-    expected: RequiredTopic, existing: ExistingTopic | None, least_ms: int
+def _topic_problems(
+    expected: RequiredTopic, existing: ExistingTopic | None, minimum_ms: int
 ) -> Iterator[str]:
     if existing is None:
-        how = {
+        remedy = {
             "input": "create it, or run: eddy topics create --inputs CONFIG",
             "output": "create it, or run: eddy topics create CONFIG",
             "internal": "run: eddy topics create CONFIG",
         }
-        yield f'{expected.path}: got "{expected.topic}"; expected a topic that exists, {how[expected.kind]}'
+        yield f'{expected.path}: got "{expected.topic}"; expected a topic that exists, {remedy[expected.kind]}'
         return
     if expected.kind == "input" and expected.partitions != existing.partitions:
         yield (
@@ -162,8 +162,8 @@ def _differences(
                 f"partitions; expected {expected.partitions}; set {expected.path}.partitions, or "
                 f"use another group: entities would change their partition{GROWN_HINT}"
             )
-        for wrong in _settings(existing.settings, least_ms):
-            yield f'{expected.path}: the internal topic "{expected.topic}" has {wrong}'
+        for problem in _setting_problems(existing.settings, minimum_ms):
+            yield f'{expected.path}: the internal topic "{expected.topic}" has {problem}'
     if expected.kind == "output":
         if expected.partitions not in {None, existing.partitions}:
             yield (
@@ -178,15 +178,15 @@ def _differences(
                 )
 
 
-def _settings(settings: Mapping[str, str], least_ms: int) -> Iterator[str]:
-    """What is wrong with an internal topic's settings. least_ms: the minimum retention."""
+def _setting_problems(settings: Mapping[str, str], minimum_ms: int) -> Iterator[str]:
+    """The wrong settings of an internal topic, each with the expected value. minimum_ms: the minimum retention."""
     policy = settings["cleanup.policy"]
     if policy != "delete":
         yield f"cleanup.policy = {policy}; expected delete: its records have no keys to compact by"
     retention_ms = int(settings["retention.ms"])
-    if 0 <= retention_ms < least_ms:
+    if 0 <= retention_ms < minimum_ms:
         yield (
-            f"retention.ms = {retention_ms}; expected -1 or at least {least_ms}, which is 3 days or "
+            f"retention.ms = {retention_ms}; expected -1 or at least {minimum_ms}, which is 3 days or "
             f"{RETENTION_INTERVALS_MIN} times checkpoints.interval"
         )
     if settings["retention.bytes"] != "-1":

@@ -185,8 +185,9 @@ class Worker:
     def _commit(self) -> None:
         """Commit the outbox; after an abort, try again with the partitions that are still owned.
 
-        Rebalances happen only between two tries: they drop from the outbox what was lost, and bring
-        the membership under which the next try is accepted. Raises Abortable when time is up.
+        Rebalances happen only between two tries. A rebalance removes the output of lost partitions from
+        the outbox and renews the membership, without which brokers refuse the next try. Raises
+        Abortable after COMMIT_RETRY_S.
         """
         give_up_at = self._clock.monotonic() + COMMIT_RETRY_S
         for attempt in count(1):
@@ -220,28 +221,28 @@ class Worker:
         for partition, offset in offsets.items():
             assigned = self._assignment.partitions[partition]
             assigned.committed = offset.next_offset
-            if assigned.checkpoints.publish():
+            if assigned.checkpoints.mark_published():
                 self._assignment.manager.collect(assigned.checkpoints)
 
     def _offsets_to_commit(self) -> dict[Partition, CommittedOffset]:
-        """New offsets, and committed ones again where a new checkpoint is to be named.
+        """The offset to commit for each partition that has a new offset or a new checkpoint.
 
-        Empty where the only news are transaction markers: they wait for the next commit, unless it
-        is the partition's first.
+        Empty if neither output nor a checkpoint is pending: an offset that has only moved past
+        transaction markers does not cause a commit; the next commit includes it.
         """
         partitions = self._assignment.partitions
         assert self._outbox.next_offsets.keys() <= partitions.keys(), "output of a lost partition"
-        to_name = {
+        with_new_checkpoint = {
             partition
             for partition, assigned in partitions.items()
-            if assigned.must_name_checkpoint()
+            if assigned.must_publish_checkpoint()
         }
-        if not (self._outbox.next_offsets or to_name):
+        if not (self._outbox.next_offsets or with_new_checkpoint):
             return {}
         return {
             partition: CommittedOffset(assigned.offset_to_commit(), assigned.checkpoints.metadata())
             for partition, assigned in partitions.items()
-            if assigned.has_new_offset() or partition in to_name
+            if assigned.has_new_offset() or partition in with_new_checkpoint
         }
 
     # -- checkpoints ------------------------------------------------------------------------------
@@ -254,7 +255,7 @@ class Worker:
         due = [
             (assigned.next_offset - assigned.checkpoints.offset(), partition)
             for partition, assigned in self._assignment.partitions.items()
-            if self._is_committed(partition)
+            if self._can_checkpoint(partition)
             and manager.is_due(assigned.checkpoints, assigned.next_offset)
         ]
         if due:
@@ -271,16 +272,16 @@ class Worker:
             assigned = self._assignment.partitions[partition]
             left_s = None if deadline is None else max(0.0, deadline - clock.monotonic())
             if (
-                self._is_committed(partition)
+                self._can_checkpoint(partition)
                 and assigned.checkpoints.offset() < assigned.next_offset
             ):
                 self._assignment.manager.write_now(
                     assigned.checkpoints, assigned.next_offset, left_s
                 )
 
-    def _is_committed(self, partition: Partition) -> bool:
-        """Whether all records that the state includes are committed: only then may a checkpoint be
-        taken. The commit that names the checkpoint commits its offset, too."""
+    def _can_checkpoint(self, partition: Partition) -> bool:
+        """Whether a checkpoint of the partition may be taken: only when all output of the records in its
+        state is committed, and it is not re-learning."""
         assigned = self._assignment.partitions[partition]
         return partition not in self._outbox.next_offsets and not assigned.offsets_left()
 
@@ -317,10 +318,11 @@ class Worker:
 
 @contextmanager
 def gc_disabled() -> Iterator[None]:
-    """Leave the collection of cyclic garbage to the block.
+    """Disable automatic collection of cyclic garbage; the block collects explicitly.
 
-    A batch allocates ten thousand objects and no cycle. Python, which counts allocations, would scan
-    the compiler's hundred thousand objects again and again: a sixth of the worker's time.
+    A batch allocates ten thousand objects but no cycles. Automatic collection is triggered by the number of
+    allocations and would scan the compiler's hundred thousand objects each time: a sixth of the
+    worker's time.
     """
     was_enabled = gc.isenabled()
     gc.disable()

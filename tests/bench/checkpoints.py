@@ -22,7 +22,7 @@ from obstore.store import LocalStore
 
 from detectors.spec import seconds
 from schemas.records import Records
-from stream.checkpoints.manager import DUE_FRACTION, CheckpointManager, PartitionCheckpoints
+from stream.checkpoints.manager import DUE_DIVISOR, CheckpointManager, PartitionCheckpoints
 from stream.checkpoints.recovered import RecoveredState, StartContext
 from stream.checkpoints.recovery import recover
 from stream.checkpoints.store import Folder
@@ -215,7 +215,7 @@ class Probe:
         self.kept = PartitionCheckpoints(self._folder(), self.start(None), time.monotonic())
         self.offset = 0
         self.manager.write_first(self.kept, 0)
-        self.kept.publish()
+        self.kept.mark_published()
 
     def _folder(self) -> Folder:
         return Folder(self.objects, "bench", *WHERE)
@@ -241,7 +241,7 @@ class Probe:
         """Wait for the checkpoint that is being written; compressed bytes written so far."""
         while not self.manager.is_idle():
             time.sleep(0.005)
-        self.kept.publish()
+        self.kept.mark_published()
         return self.written_bytes()
 
 
@@ -299,7 +299,7 @@ def turn(one: Probe) -> dict[str, float]:
     lost_s = wall_s - len(took) * sum(quiet) / len(quiet)
     interval_s = seconds(one.spec.interval)
     interval_s = min(
-        interval_s, one.spec.rewind_records_max / DUE_FRACTION / (sizes.batch / usual_s)
+        interval_s, one.spec.rewind_records_max / DUE_DIVISOR / (sizes.batch / usual_s)
     )
     say(
         f"{len(took)} batches, median {usual_s:.3f} s, longest {longest_s:.3f} s, lost {lost_s:.2f} s"

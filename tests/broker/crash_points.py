@@ -119,7 +119,7 @@ def is_far_from_a_checkpoint(worker: Worker, published: int = 1) -> bool:
     published: how many such checkpoints there are.
     """
     return any(
-        assigned.checkpoints.to_name is None
+        assigned.checkpoints.unpublished is None
         and sum(offset_of(name) > 0 for name in assigned.checkpoints.published) >= published
         and assigned.checkpoints.offset() <= (assigned.committed or 0) - 300
         for assigned in worker._assignment.partitions.values()

@@ -126,7 +126,7 @@ class Group:
             manager.write_first(kept, state.head.offset)
         else:
             kept.published = [state.checkpoint]
-        assert offset_of(kept.to_name or kept.published[0]) == start
+        assert offset_of(kept.unpublished or kept.published[0]) == start
         for at in [*checkpoints, stop]:
             if at > start:
                 kept.state.shard.process(self.records.slice(start, at))
@@ -134,6 +134,6 @@ class Group:
             if at in checkpoints:
                 manager.write_now(kept, at)
             self.committed = CommittedOffset(at, kept.metadata())
-            kept.publish()
+            kept.mark_published()
         manager.close()
         return kept

@@ -45,7 +45,7 @@ def kept(tmp_path: Path) -> PartitionCheckpoints:
         FailingFolder(group.objects, "group", *WHERE), group.start(), time.monotonic()
     )
     manager(MetricsCollector()).write_first(made, 0)
-    assert made.publish()
+    assert made.mark_published()
     return made
 
 
@@ -81,10 +81,10 @@ def test_only_a_complete_checkpoint_is_referenced(kept: PartitionCheckpoints) ->
     kept.state.shard.process(stream().slice(200, 400))
     wait(one)
     assert kept.offset() == 200
-    assert kept.to_name is not None
-    assert kept.to_name in kept.metadata()
-    assert kept.publish()
-    assert not kept.publish()
+    assert kept.unpublished is not None
+    assert kept.unpublished in kept.metadata()
+    assert kept.mark_published()
+    assert not kept.mark_published()
     manifest = kept.folder.manifest(kept.published[0])
     assert_same(load(kept.folder, manifest, lambda: None), expected)
     one.close()
@@ -100,13 +100,13 @@ def test_a_failure_is_counted_and_tried_again_until_the_bound(kept: PartitionChe
     one.start(kept, 200)
     wait(one)
     assert value_of(metrics.exposition().decode(), "eddy_checkpoint_failures_total") == 1
-    assert kept.to_name is None
+    assert kept.unpublished is None
     assert not one.is_due(kept, 200), "tried again at once"
     folder.failing, kept.not_before = False, 0.0
     assert one.is_due(kept, 200)
     one.start(kept, 200)
     wait(one)
-    assert kept.publish()
+    assert kept.mark_published()
     folder.failing = True
     kept.state.shard.process(stream().slice(200, 602))
     with pytest.raises(
@@ -124,7 +124,7 @@ def test_a_slow_write_is_dropped(kept: PartitionCheckpoints) -> None:
     folder.slow_s = 0.2
     kept.state.shard.process(stream().slice(0, 200))
     one.write_now(kept, 200, within_s=0.05)
-    assert kept.to_name is None
+    assert kept.unpublished is None
     one.close()
     assert [offset_of(name) for name in folder.names()] == [0]
 
@@ -138,7 +138,7 @@ def test_a_partition_that_is_lost_is_written_no_more(kept: PartitionCheckpoints)
     one.start(kept, 200)
     one.cancel(kept)
     assert one.is_idle()
-    assert kept.to_name is None
+    assert kept.unpublished is None
     one.close()
     assert [offset_of(name) for name in folder.names()] == [0]
 
@@ -161,7 +161,7 @@ def test_a_reset_state_needs_its_own_checkpoint(kept: PartitionCheckpoints) -> N
     enough."""
     one, folder = manager(MetricsCollector()), kept.folder
     assert isinstance(folder, FailingFolder)
-    kept.to_name = kept.published[0]
+    kept.unpublished = kept.published[0]
     kept.state.shard.process(stream().slice(0, 200))
     folder.failing = True
     with pytest.raises(
@@ -180,7 +180,7 @@ def test_old_checkpoints_go_when_newer_ones_are_published(kept: PartitionCheckpo
     for stop in (100, 200, 300, 400):
         kept.state.shard.process(stream().slice(stop - 100, stop))
         one.write_now(kept, stop)
-        assert kept.publish()
+        assert kept.mark_published()
         one.collect(kept)
     one._executor.submit(int).result()  # what was asked for before is done by then
     one.close()

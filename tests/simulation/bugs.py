@@ -106,7 +106,7 @@ def name_a_former_checkpoint() -> AbstractContextManager[object]:
 
     def stale(checkpoints: PartitionCheckpoints) -> str:
         head = checkpoints.state.head
-        name = [*checkpoints.published, checkpoints.to_name or ""][0]
+        name = [*checkpoints.published, checkpoints.unpublished or ""][0]
         return commit_metadata(Pointer(head.first_offset, head.fingerprint, name))
 
     return patch.object(PartitionCheckpoints, "metadata", stale)

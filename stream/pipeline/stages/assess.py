@@ -42,14 +42,13 @@ from stream.pipeline.counters import ASSESS_COUNTERS
 from stream.pipeline.scores import ScoreColumns, ScoreSelection, empty_scores
 from stream.pipeline.stages import AlertAtRow, Stage, StageOutput
 from stream.pipeline.stages.report_subscription import ReportSubscription
-from stream.pipeline.stages.watch import UNLEARNED, alert_topic, read_path
+from stream.pipeline.stages.watch import NON_STATE_SETTINGS, alert_topic, read_path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AssessOutput(StageOutput):
-    """p_value: float64[n], of each row's event; NaN where the row is not processed. In a replay, rows
-    may include p-values that are not reports; then labels have NaN, else 1. activity: uint8[n], of each
-    row."""
+    """p_value: float64[n], of each row's event; NaN where the row is ignored. A label has 1, or NaN if
+    the stage has `score_all`. activity: uint8[n], of each row."""
 
     p_value: F64
     activity: U8
@@ -88,7 +87,7 @@ class Assess(Stage):
         self.alert_builder = alert_builder
         features = spec.training_features()
         self.names = [*self.monitors, *features]
-        owners = [self.monitors.index(name.partition(".")[0]) for name in features]
+        monitor_of_feature = [self.monitors.index(name.partition(".")[0]) for name in features]
         self.assessment = Assessment(
             spec.policy,
             alert_builder.key,
@@ -97,14 +96,14 @@ class Assess(Stage):
             spec.events_max,
             shards,
             spec.report_p,
-            owners if spec.learning else None,
+            monitor_of_feature if spec.learning else None,
             shard=shard,
             reports_grouped=reports_grouped,
             sources=sources,
             ahead_max_ms=ahead_max_ms,
         )
-        self.expected_score = explain.six_digits(explain.score_of_p(spec.report_p))
-        """A monitor reports events with a higher score."""
+        self.report_score = explain.six_digits(explain.score_of_p(spec.report_p))
+        """The score of report_p: a monitor reports every event with a higher score."""
         self.origin = AlertOrigin(ASSESS.name, spec.subject, fingerprint, spec.policy, shards)
         self.tally = np.zeros(2, np.int64)
 
@@ -214,7 +213,7 @@ class Assess(Stage):
         where the value is outside it. A value inside may contribute in combination with others."""
         p = float(assessed.by_monitor[i, self.assessment.learner.input_monitor[j]])
         if j < len(self.monitors):
-            actual, low, high = explain.score_of_p(p), 0.0, self.expected_score
+            actual, low, high = explain.score_of_p(p), 0.0, self.report_score
         else:
             actual, low, high = (
                 float(values[i, j]) for values in (assessed.value, assessed.low, assessed.high)
@@ -314,7 +313,9 @@ def _state_inputs(state: StateConfig) -> dict[str, StateInputs]:
     spec = state.assess
     if spec is None:
         return {}
-    declared = {key: value for key, value in to_builtins(spec).items() if key not in UNLEARNED}
+    declared = {
+        key: value for key, value in to_builtins(spec).items() if key not in NON_STATE_SETTINGS
+    }
     reporting = [
         (monitor.name, monitor.entity, monitor.inputs, monitor.partitions)
         for monitor in state.monitors

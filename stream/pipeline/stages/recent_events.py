@@ -56,9 +56,9 @@ def _find_slot(pane: U64, hashed: np.uint64) -> np.int64:
 
 
 @kernel
-def _combined_hash(one: np.uint64, content: np.uint64) -> np.uint64:
+def _combined_hash(id_hash: np.uint64, content: np.uint64) -> np.uint64:
     """A hash of an id and a content, never 0."""
-    mixed = (one ^ (content << np.uint64(23)) ^ (content >> np.uint64(41))) * HASH_MULTIPLIER
+    mixed = (id_hash ^ (content << np.uint64(23)) ^ (content >> np.uint64(41))) * HASH_MULTIPLIER
     mixed ^= mixed >> np.uint64(32)
     return mixed | np.uint64(1)
 
@@ -69,23 +69,26 @@ def _remember(ids: U64, contents: U64, slots: U64, marks: I64, per_pane: int, ou
         content = contents[i]
         hashed = ids[i] | np.uint64(1)  # 0 is a free slot
         current, older = slots[marks[0]], slots[1 - marks[0]]
-        here, there = _find_slot(current, hashed), _find_slot(older, hashed)
-        same = current[here, 0] != 0 and current[here, 1] == content
-        same |= older[there, 0] != 0 and older[there, 1] == content
-        reused = not same and (current[here, 0] != 0 or older[there, 0] != 0)
+        in_current, in_older = _find_slot(current, hashed), _find_slot(older, hashed)
+        same = current[in_current, 0] != 0 and current[in_current, 1] == content
+        same |= older[in_older, 0] != 0 and older[in_older, 1] == content
+        reused = not same and (current[in_current, 0] != 0 or older[in_older, 0] != 0)
         if reused:
-            both = _combined_hash(hashed, content)
-            at, before = _find_slot(current, both), _find_slot(older, both)
-            same = current[at, 0] != 0 and current[at, 1] == content
-            same |= older[before, 0] != 0 and older[before, 1] == content
-            if current[here, 0] != 0:
-                here, hashed = at, both
+            combined = _combined_hash(hashed, content)
+            reused_in_current, reused_in_older = (
+                _find_slot(current, combined),
+                _find_slot(older, combined),
+            )
+            same = current[reused_in_current, 0] != 0 and current[reused_in_current, 1] == content
+            same |= older[reused_in_older, 0] != 0 and older[reused_in_older, 1] == content
+            if current[in_current, 0] != 0:
+                in_current, hashed = reused_in_current, combined
         if same:
             out[i] = SAME
             continue
         out[i] = REUSED if reused else NEW
-        current[here, 0] = hashed
-        current[here, 1] = content
+        current[in_current, 0] = hashed
+        current[in_current, 1] = content
         marks[1] += 1
         if marks[1] == per_pane:
             marks[0] = 1 - marks[0]

@@ -52,11 +52,11 @@ SURPRISED_P: Final = 0.1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WatchOutput(StageOutput):
-    """p_value: float64[n], NaN where the monitor did not apply. watched: the monitor's output.
+    """p_value: float64[n], NaN where the monitor did not apply. monitor_output: the monitor's output.
     training_features: "monitor.feature" → float64[n], the values that assess learns from."""
 
     p_value: F64
-    watched: MonitorOutput
+    monitor_output: MonitorOutput
     training_features: dict[str, F64]
 
 
@@ -88,55 +88,57 @@ class Watch(Stage):
 
     def process(self, batch: EventBatch) -> WatchOutput:
         """Score and learn the batch's events; an alert for each incident that is opened or updated."""
-        watched = self.monitor.process(batch)
-        applicable = len(watched.index)
+        monitor_output = self.monitor.process(batch)
+        applicable = len(monitor_output.index)
         self.tally += (
             applicable,
-            int(watched.admitted.late.sum()),
-            int(watched.ahead.sum()),
-            len(batch) - applicable - watched.labels,
-            watched.labels,
-            int((~watched.admitted.learn).sum()),
+            int(monitor_output.admitted.late.sum()),
+            int(monitor_output.ahead.sum()),
+            len(batch) - applicable - monitor_output.labels,
+            monitor_output.labels,
+            int((~monitor_output.admitted.learn).sum()),
         )
         p_value = np.full(len(batch), np.nan)
-        p_value[watched.index] = watched.p
+        p_value[monitor_output.index] = monitor_output.p
         alerts = [
-            AlertAtRow(int(watched.index[i]), self._alert(batch, watched, i))
-            for i in alerting_rows(watched.policy_outcome)
+            AlertAtRow(int(monitor_output.index[i]), self._alert(batch, monitor_output, i))
+            for i in alerting_rows(monitor_output.policy_outcome)
         ]
         return WatchOutput(
             alerts=alerts,
             p_value=p_value,
-            watched=watched,
-            training_features=self._training_columns(watched, batch),
+            monitor_output=monitor_output,
+            training_features=self._training_columns(monitor_output, batch),
         )
 
     def scores(
         self, batch: EventBatch, output: WatchOutput, selection: ScoreSelection
     ) -> ScoreColumns:
         """The scores of a batch's events."""
-        watched, k = output.watched, len(value_names(self.spec))
+        monitor_output, k = output.monitor_output, len(value_names(self.spec))
         scores = empty_scores(k, len(batch), selection)
-        own_p = watched.calibrated.p[:k]
-        scores.activity[watched.index] = watched.policy_outcome.activity
-        scores.surprised[:, watched.index] = own_p < SURPRISED_P
+        own_p = monitor_output.calibrated.p[:k]
+        scores.activity[monitor_output.index] = monitor_output.policy_outcome.activity
+        scores.surprised[:, monitor_output.index] = own_p < SURPRISED_P
         if selection.feature_values:
-            values = watched.feature_values
-            scores.feature_values[:k, watched.index] = values.values * values.units
-            scores.feature_values[k:, watched.index] = own_p
+            values = monitor_output.feature_values
+            scores.feature_values[:k, monitor_output.index] = values.values * values.units
+            scores.feature_values[k:, monitor_output.index] = own_p
         return scores._replace(p_value=output.p_value)
 
-    def _training_columns(self, watched: MonitorOutput, batch: EventBatch) -> dict[str, F64]:
+    def _training_columns(self, monitor_output: MonitorOutput, batch: EventBatch) -> dict[str, F64]:
         """The features that assess learns from, in natural units. Assess compares them, so that
         amounts with a currency are multiples of the currency's typical amount."""
         columns: dict[str, F64] = {}
-        named = (
-            present(batch, "currency")[watched.index] if self._training else np.empty(0, np.bool_)
+        has_currency = (
+            present(batch, "currency")[monitor_output.index]
+            if self._training
+            else np.empty(0, np.bool_)
         )
         for name, j in self._training.items():
             columns[name] = np.full(len(batch), np.nan)
-            unit = np.where(named, 1.0, watched.feature_values.units[j])
-            columns[name][watched.index] = watched.feature_values.values[j] * unit
+            unit = np.where(has_currency, 1.0, monitor_output.feature_values.units[j])
+            columns[name][monitor_output.index] = monitor_output.feature_values.values[j] * unit
         return columns
 
     def counts(self) -> dict[str, int]:
@@ -173,59 +175,63 @@ class Watch(Stage):
         """Hand the hook to the monitor."""
         self.monitor.set_write_hook(before_write)
 
-    def _alert(self, batch: EventBatch, watched: MonitorOutput, i: int) -> Alert:
-        detector, top_feature = self._top_detector(watched, i)
-        shown, instead = self._explained(watched, i)
+    def _alert(self, batch: EventBatch, monitor_output: MonitorOutput, i: int) -> Alert:
+        detector, top_feature = self._top_detector(monitor_output, i)
+        shown, counterfactual = self._explained(monitor_output, i)
         rationale = AlertRationale(
             detector=detector,
             reason=top_feature,
-            p_value=float(watched.p[i]),
-            warm=bool(watched.warm[i]),
+            p_value=float(monitor_output.p[i]),
+            warm=bool(monitor_output.warm[i]),
             window_s=self._window_s({contribution.feature for contribution in shown}),
             contributions=shown,
-            counterfactual=instead,
+            counterfactual=counterfactual,
         )
-        entity_pseudonym = pseudonym(watched.keys[i])
-        row = int(watched.index[i])
+        entity_pseudonym = pseudonym(monitor_output.keys[i])
+        row = int(monitor_output.index[i])
         return self.alert_builder.alert(
-            self.origin, batch, row, entity_pseudonym, watched.policy_outcome, i, rationale
+            self.origin, batch, row, entity_pseudonym, monitor_output.policy_outcome, i, rationale
         )
 
     def _explained(
-        self, watched: MonitorOutput, i: int
+        self, monitor_output: MonitorOutput, i: int
     ) -> tuple[list[Contribution], list[str] | None]:
-        """The contributions, and the counterfactual. An alert by a rule has one only where the monitor
-        has no other rule and its p-value alone would not have raised the alert: then without the first
-        feature of the rule there is no alert."""
-        names, values, calibrated = self.monitor.names, watched.feature_values, watched.calibrated
-        threshold = float(watched.policy_outcome.threshold[i])
-        if watched.rule[i] < 0:
-            features, trees = self.spec.features, watched.trees
+        """The contributions, and the counterfactual. An alert by a rule has a counterfactual, the first
+        feature of the rule, only if the rule is the only cause: the monitor has no other rule, and its
+        p-value alone would not have raised the alert."""
+        names, values, calibrated = (
+            self.monitor.names,
+            monitor_output.feature_values,
+            monitor_output.calibrated,
+        )
+        threshold = float(monitor_output.policy_outcome.threshold[i])
+        if monitor_output.rule[i] < 0:
+            features, trees = self.spec.features, monitor_output.trees
             shown = explain.contributions(i, names, features, values, calibrated, trees)
             order, counterfactual_p = calibrated.order, calibrated.counterfactual_p
             return shown, explain.counterfactual(i, names, order, counterfactual_p, threshold)
-        rule = self.spec.rules[int(watched.rule[i])]
-        enough = len(self.spec.rules) == 1 and not calibrated.combined[i] <= threshold
-        instead = [next(iter(rule.at_least))] if enough else None
-        return explain.rule_contributions(i, names, rule, values, calibrated), instead
+        rule = self.spec.rules[int(monitor_output.rule[i])]
+        is_only_cause = len(self.spec.rules) == 1 and not calibrated.combined[i] <= threshold
+        counterfactual = [next(iter(rule.at_least))] if is_only_cause else None
+        return explain.rule_contributions(i, names, rule, values, calibrated), counterfactual
 
-    def _top_detector(self, watched: MonitorOutput, i: int) -> tuple[str, str]:
+    def _top_detector(self, monitor_output: MonitorOutput, i: int) -> tuple[str, str]:
         """The detector with the smallest p-value, and the feature with the largest share; the rule for
         both, where a rule raised the alert."""
-        if watched.rule[i] >= 0:
-            rule = self.spec.rules[int(watched.rule[i])].name
+        if monitor_output.rule[i] >= 0:
+            rule = self.spec.rules[int(monitor_output.rule[i])].name
             return rule, rule
-        least = int(np.nanargmin(watched.calibrated.p[:, i]))
+        least = int(np.nanargmin(monitor_output.calibrated.p[:, i]))
         names, features = self.monitor.names, len(self.monitor.kinds)
-        share = explain.shares(i, len(names), watched.calibrated, watched.trees)
+        share = explain.shares(i, len(names), monitor_output.calibrated, monitor_output.trees)
         detector = "tail" if least < features else [*names, "trees"][least]
         return detector, names[share.index(max(share))]
 
     def _window_s(self, features: set[str]) -> int:
-        spans = [
+        half_lives = [
             seconds(f.half_life) for f in self.spec.features if f.name in features and f.half_life
         ]
-        return int(max(spans, default=0.0))
+        return int(max(half_lives, default=0.0))
 
 
 # -- the declaration ------------------------------------------------------------------------------
@@ -326,7 +332,9 @@ def _state_inputs(state: StateConfig) -> dict[str, StateInputs]:
 
 
 def _monitor_state_inputs(state: StateConfig, spec: MonitorSpec) -> StateInputs:
-    declared = {key: value for key, value in to_builtins(spec).items() if key not in UNLEARNED}
+    declared = {
+        key: value for key, value in to_builtins(spec).items() if key not in NON_STATE_SETTINGS
+    }
     return {
         "the secret": state.secret,
         **{f"its {key}": value for key, value in declared.items()},
@@ -339,7 +347,8 @@ def alert_topic(_node: StageNode, config: Config) -> list[OutputTopic]:
     return [OutputTopic("outputs.alerts", config.outputs.alerts, "entity")]
 
 
-UNLEARNED: Final = frozenset({"name", "rules", "policy"})
+NON_STATE_SETTINGS: Final = frozenset({"name", "rules", "policy"})
+"""Settings of a stage that do not affect what it learns."""
 WATCH: Final = StageDeclaration(
     name="watch",
     noun="monitor",
