@@ -46,14 +46,14 @@ def refit(learner: LearnerState, time_ms: int) -> None:
     if sums.status[NEXT_DAY_MS] > 0:
         days_passed = max(day - int(sums.status[DAY]), 0)  # negative where time was set back
         keep = 0.5 ** (days_passed / HALF_LIFE_DAYS)
-        for sums_of_model in (
+        for decayed_sums in (
             sums.honest_bins,
             sums.not_fraud,
             sums.excess_loss,
             sums.evaluated,
             sums.frauds,
         ):
-            np.multiply(sums_of_model, keep, out=sums_of_model)
+            np.multiply(decayed_sums, keep, out=decayed_sums)
     sums.status[DAY] = day
     sums.status[NEXT_DAY_MS] = (day + 1) * DAY_MS
     learned = int(sums.counts[LABELS] + sums.counts[CHANGED])
@@ -84,7 +84,7 @@ def _fit(learner: LearnerState, honest: I64, frauds: I64) -> None:
 
 
 def _subsample(slots: I64, rows_max: int) -> I64:
-    """At most `rows_max` of the slots, evenly spaced; slots are assigned by the events' hashes."""
+    """At most `rows_max` of the slots, evenly spaced: a random sample, since slots are assigned by the events' hashes."""
     return slots[
         np.arange(min(len(slots), rows_max)) * len(slots) // max(min(len(slots), rows_max), 1)
     ]
@@ -113,17 +113,17 @@ def _update_tail_share(sums: LearnerSums) -> None:
 
 
 @kernel
-def _recount(learner: LearnerState, honest: I64, today: F64) -> None:
+def _recount(learner: LearnerState, honest: I64, current_odds: F64) -> None:
     """Move honest events, given by their slots, to the bin of their highest log odds plus the increase of
-    the model's log odds since they were scored. today: float64[3], scratch."""
+    the model's log odds since they were scored. current_odds: float64[3], scratch."""
     memory = learner.memory
     for k in range(len(honest)):
         slot = honest[k]
         log_odds, highest = memory.log_odds[slot], memory.max_log_odds[slot]
         for model in range(LOGISTIC, BOOSTED + 1):
-            today[model] = highest[model]
+            current_odds[model] = highest[model]
             if not isnan(highest[model]):
                 now = model_odds(learner, model, memory.inputs[slot], memory.surprised[slot])
-                today[model] += max(now - log_odds[model], 0.0)
+                current_odds[model] += max(now - log_odds[model], 0.0)
         count_honest(learner, slot, -1.0, highest)
-        count_honest(learner, slot, 1.0, today)
+        count_honest(learner, slot, 1.0, current_odds)

@@ -50,9 +50,11 @@ def empty_memory(events_max: int, monitors: int) -> RememberedEvents:
 
 
 @kernel
-def find_event(remembered: RememberedEvents, event: np.uint64, source: int, offset: int) -> int:
+def find_event(
+    remembered: RememberedEvents, event_hash: np.uint64, source: int, offset: int
+) -> int:
     """The slot of an event, -1 where it is not remembered."""
-    first = np.int64(event % np.uint64(len(remembered.next_slot))) * SLOTS_PER_SET
+    first = np.int64(event_hash % np.uint64(len(remembered.next_slot))) * SLOTS_PER_SET
     for slot in range(first, first + SLOTS_PER_SET):
         if remembered.position[slot, 0] == source and remembered.position[slot, 1] == offset:
             return int(slot)
@@ -60,14 +62,18 @@ def find_event(remembered: RememberedEvents, event: np.uint64, source: int, offs
 
 
 @kernel
-def find_labelled(remembered: RememberedEvents, learner: LearnerState, event: np.uint64) -> int:
+def find_labelled(
+    remembered: RememberedEvents, learner: LearnerState, event_hash: np.uint64
+) -> int:
     """The slot of the event that a label names, -1 where it is not remembered. If several events have the
     id, the one that arrived first."""
-    first = np.int64(event % np.uint64(len(remembered.next_slot))) * SLOTS_PER_SET
+    first = np.int64(event_hash % np.uint64(len(remembered.next_slot))) * SLOTS_PER_SET
     earliest = -1
     for slot in range(first, first + SLOTS_PER_SET):
         matches = (
-            event != 0 and learner.memory.event[slot] == event and remembered.position[slot, 0] >= 0
+            event_hash != 0
+            and learner.memory.event[slot] == event_hash
+            and remembered.position[slot, 0] >= 0
         )
         if matches and (
             earliest < 0 or learner.memory.arrival[slot] < learner.memory.arrival[earliest]
@@ -78,11 +84,15 @@ def find_labelled(remembered: RememberedEvents, learner: LearnerState, event: np
 
 @kernel
 def new_slot(
-    remembered: RememberedEvents, learner: LearnerState, event: np.uint64, source: int, offset: int
+    remembered: RememberedEvents,
+    learner: LearnerState,
+    event_hash: np.uint64,
+    source: int,
+    offset: int,
 ) -> int:
     """Take a slot for an event that is not remembered: the next slot of its set in rotation. If labelled
     frauds fill more than half of the set, the next fraud is displaced, else the next other event."""
-    set_index = np.int64(event % np.uint64(len(remembered.next_slot)))
+    set_index = np.int64(event_hash % np.uint64(len(remembered.next_slot)))
     candidate = remembered.next_slot[set_index]
     if (
         len(learner.memory.event)
@@ -105,5 +115,5 @@ def new_slot(
     remembered.p[slot] = np.nan
     remembered.alerted_score[slot] = NEVER_ALERTED
     remembered.totals[DISTINCT_EVENTS] += 1
-    label_learning.reset_slot(learner, slot, event)
+    label_learning.reset_slot(learner, slot, event_hash)
     return int(slot)

@@ -90,7 +90,7 @@ def assess_rows(
         scratch.all_p[rows.monitor[i]] = rows.p[i]
         if rows.is_report[i]:
             slot, first = _remember(i, remembered, learner, positions, rows, settings)
-            # without this event, which its first report has added
+            # the first report of a sampled event counts it: exclude it from the events before
             sampled_before = remembered.totals[SAMPLED_EVENTS] - int(
                 rows.is_sampled[i] and not first
             )
@@ -123,10 +123,10 @@ def assess_rows(
 def _begins_day(i: int, learner: LearnerState, positions: EventPositions, times: RowTimes) -> bool:
     """Whether a new day of learning begins before a row. The caller skips unreported p-values: otherwise
     the days would depend on whether every event is scored."""
-    clock = learner.sums.status
-    if times.set_back[i] and positions.time_ms[i] < clock[DAY] * DAY_MS:
+    status = learner.sums.status
+    if times.set_back[i] and positions.time_ms[i] < status[DAY] * DAY_MS:
         return True
-    return bool(positions.time_ms[i] >= clock[NEXT_DAY_MS])
+    return bool(positions.time_ms[i] >= status[NEXT_DAY_MS])
 
 
 @kernel
@@ -189,11 +189,11 @@ def _remember(
     settings: AssessmentSettings,
 ) -> tuple[int, bool]:
     """Remember a report; (the slot of its event, whether it is the first report on it)."""
-    event, source, offset = rows.event[i], positions.source[i], positions.offset[i]
-    slot = find_event(remembered, event, source, offset)
+    event_hash, source, offset = rows.event[i], positions.source[i], positions.offset[i]
+    slot = find_event(remembered, event_hash, source, offset)
     first = slot < 0
     if first:
-        slot = new_slot(remembered, learner, event, source, offset)
+        slot = new_slot(remembered, learner, event_hash, source, offset)
     monitor, p = rows.monitor[i], rows.p[i]
     remembered.p[slot, monitor] = p
     label_learning.add_report(learner, slot, first, monitor, p, settings.report_p, rows.values[i])

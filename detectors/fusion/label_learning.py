@@ -25,7 +25,7 @@ p-values. The p-value of log odds v is the share of honest events with log odds 
 
 The sums run over surprising events (some monitor was surprised) that are labelled honest. v' is the
 highest log odds of the event over its reports, since it may alert at any of them. At a refit v' is
-raised by as much as the event's log odds have grown. Values in the same bin count as at least as high.
+raised by as much as the event's log odds have grown. Log odds v' in the same bin as v count as ≥ v.
 R is the share of surprising events among all events not known to be fraud. It needs no labels, since
 one event in `SAMPLE` is always reported. Events that surprised no monitor rank below all others, in
 the order of their harmonic mean. The weight of an event halves every `HALF_LIFE_DAYS` from its own
@@ -82,13 +82,13 @@ def input_score(p: float) -> float:
 
 
 @kernel
-def reset_slot(learner: LearnerState, slot: int, event: np.uint64) -> None:
+def reset_slot(learner: LearnerState, slot: int, event_hash: np.uint64) -> None:
     """Assign the slot to a new event, without reports or labels."""
     memory = learner.memory
     if len(memory.event) == 0:
         return
     learner.sums.counts[REMEMBERED] += 1
-    memory.event[slot] = event
+    memory.event[slot] = event_hash
     memory.arrival[slot] = learner.sums.counts[REMEMBERED]
     memory.day[slot] = learner.sums.status[DAY]
     memory.inputs[slot] = np.nan

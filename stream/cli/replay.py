@@ -82,9 +82,8 @@ def replay(
 
     Example: eddy replay handbook.toml --input transaction=handbook.parquet --out out/handbook
     """
-    from stream import replay as replaying
     from stream.config import load
-    from stream.replay.inputs import with_label_input
+    from stream.replay import replay as run_replay
     from stream.report.run_page import render_run
 
     if rerun is not None:
@@ -105,22 +104,23 @@ def replay(
         raise InputError("expected CONFIG, --input and --out, or --rerun MANIFEST")
     pairs = [parse_input_option(text) for text in inputs or ()]
     loaded = load(config)
-    if labels and save_state is not None:
-        _require_label_input(config, loaded)
-    loaded = with_label_input(loaded) if labels else loaded
-    label_pairs = [parse_labels_option(loaded, text) for text in labels or ()]
+    _check_label_input(config, loaded, labels, save_state)
+    loaded, label_pairs = _with_labels(loaded, labels or [])
     split = time_split(warm_up, score_from, score_until)
     warn_about_secret(config, loaded)
     with progress_bar("replay") as show:
-        summary = replaying.replay(
-            *(loaded, pairs, out, show, label_pairs, split, save_state),
+        summary = run_replay(
+            loaded,
+            pairs,
+            out,
+            show,
+            labels=label_pairs,
+            split=split,
+            save_state=save_state,
             writes_features=features,
             render=render_run,
         )
-    print_summary(summary, out)
-    if save_state is not None:
-        typer.echo(_state_line(save_state))
-    _require_events(summary)
+    _print_results(summary, out, save_state)
 
 
 def _refuse_options(options: dict[str, object]) -> None:
@@ -131,11 +131,30 @@ def _refuse_options(options: dict[str, object]) -> None:
         )
 
 
-def _require_label_input(path: Path, config: "Config") -> None:
-    """Raise InputError where a live worker could not continue from a state with labels."""
+def _with_labels(config: "Config", labels: list[str]) -> tuple["Config", list[tuple[str, str]]]:
+    """The configuration with an input for the labels, if there are any, and the input and the location of
+    each."""
+    from stream.replay.inputs import with_label_input
+
+    labelled = with_label_input(config) if labels else config
+    return labelled, [parse_labels_option(labelled, text) for text in labels]
+
+
+def _print_results(summary: "Summary", out: Path, save_state: str | None) -> None:
+    """Print the summary and where the state is. Raises InputError where no record became an event."""
+    print_summary(summary, out)
+    if save_state is not None:
+        typer.echo(_state_line(save_state))
+    _require_events(summary)
+
+
+def _check_label_input(
+    path: Path, config: "Config", labels: list[str] | None, save_state: str | None
+) -> None:
+    """Raise InputError where a live worker could not continue from a saved state with labels."""
     from stream.config import label_inputs
 
-    if not label_inputs(config):
+    if labels and save_state is not None and not label_inputs(config):
         raise InputError(
             f"--save-state with --labels: {path} has no label input, so a live worker could not "
             'continue learning from labels. Add [inputs.NAME] with type = "label", or drop one option.'

@@ -92,7 +92,9 @@ def run(
     if supervised:
         stop_with_supervisor()
     run_id = os.environ.get("EDDY_RUN_ID") or str(uuid.uuid4())
-    run_worker(loaded, own_slot, live_run(loaded, run_id), _stop_on_signal, port, allowed_drops)
+    run_worker(
+        loaded, own_slot, live_run(loaded, run_id), _install_stop_signals, port, allowed_drops
+    )
 
 
 def _check_drops(allowed_drops: list[str]) -> None:
@@ -142,7 +144,7 @@ def _run_supervised(
     ).run()
 
 
-def _stop_on_signal() -> Event:
+def _install_stop_signals() -> Event:
     """An event that the first SIGTERM or SIGINT sets; the second signal ends the process."""
     stop = Event()
 

@@ -29,7 +29,7 @@ def print_summary(summary: "Summary", out: Path) -> None:
     typer.echo(f"{summary.events:,} events in {summary.seconds:.1f} s, results in {out}")
     if not summary.events:
         typer.echo("warning: no event was read; expected files with records that the mapping reads")
-    typer.echo(describe_topics(summary), nl=False)
+    typer.echo(repeated_event_warning(summary), nl=False)
     typer.echo(describe_time_split(summary))
     duplicates = sum(counts.get("duplicate", 0) for counts in summary.inputs.values())
     if duplicates:
@@ -61,10 +61,10 @@ def describe_labels(counts: dict[str, int]) -> str:
     return ", ".join([joined, *others])
 
 
-def describe_topics(summary: "Summary") -> str:
-    """A warning where an event may have been read from several topics; else ""."""
+def repeated_event_warning(summary: "Summary") -> str:
+    """A warning, a line, where an event may have been read from several topics; else ""."""
     monitors = {name for name, counts in summary.monitors.items() if "scored" in counts}
-    internal = monitors - summary.adds_up.keys()
+    internal = monitors - summary.adds_up.keys()  # their internal topics were replayed
     if not internal or len(internal) + len(summary.inputs) == 1:
         return ""
     return (

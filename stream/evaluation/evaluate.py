@@ -33,7 +33,17 @@ from stream.evaluation.results import (
     Scenario,
     View,
 )
-from stream.evaluation.view_tables import ENTITY_BLOCKS, Ranking, ViewTables
+from stream.evaluation.view_tables import (
+    CAUGHT_CENTS,
+    ENTITY_BLOCKS,
+    EVENT_FRAUDS,
+    EVENTS,
+    FRAUD_CENTS,
+    FRAUDS,
+    FRAUDS_ALERTED,
+    Ranking,
+    ViewTables,
+)
 
 TOP_K: Final = (10, 50, 100)
 BUDGET_STEPS: Final = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
@@ -120,7 +130,7 @@ class _ViewEvaluation:
         """All measures of the view."""
         tables = self._tables
         events, frauds = tables.events_by_day(), tables.frauds_by_day()
-        budgets = self._budgets(int(events[0].sum()))
+        budgets = self._budgets(int(events[EVENTS].sum()))
         all_events, new_events = tables.rank_events(budgets * self._days)
         ranked = all_events.measures
         frauds_in_top = self._frauds_in_top()
@@ -177,7 +187,7 @@ class _ViewEvaluation:
         return frauds_in_top
 
     def _precision_at_k(self, frauds_in_top: I64, events: I64) -> list[PrecisionAtK]:
-        has_events = (events[0] > 0).astype(np.int64)
+        has_events = (events[EVENTS] > 0).astype(np.int64)
         return [
             PrecisionAtK(k=k, precision=ratio(frauds_in_top[:, j], k * has_events, self._weights))
             for j, k in enumerate(TOP_K)
@@ -201,7 +211,7 @@ class _ViewEvaluation:
         )
 
     def _amount(self, frauds: I64) -> Amount:
-        cents, caught = frauds[3:].sum(axis=1)
+        cents, caught = frauds[[FRAUD_CENTS, CAUGHT_CENTS]].sum(axis=1)
         return Amount(
             fraud=int(cents.sum()) / 100,
             caught=int(caught.sum()) / 100,
@@ -210,7 +220,7 @@ class _ViewEvaluation:
         )
 
     def _scenario_figures(self, ranked: RankingMeasures, frauds: I64) -> list[Scenario]:
-        present = np.flatnonzero(frauds[0].sum(axis=1)).tolist()
+        present = np.flatnonzero(frauds[FRAUDS].sum(axis=1)).tolist()
         figures = [self._scenario(index, ranked, frauds[:, index]) for index in present]
         return sorted(figures, key=lambda scenario: (-scenario.frauds, scenario.name))
 
@@ -225,9 +235,9 @@ class _ViewEvaluation:
             name=self._run.scenarios[index],
             frauds=count,
             roc_auc=_none_if_nan(ranked.scenario_auc[index]),
-            average_precision=_none_if_nan(ranked.scenario_precision[index]),
+            average_precision=_none_if_nan(ranked.scenario_average_precision[index]),
             alerted=events_alerted,
-            recall=ratio(frauds[1], frauds[0], self._weights),
+            recall=ratio(frauds[FRAUDS_ALERTED], frauds[FRAUDS], self._weights),
             caught=caught,
             entities=len(delay_s),
             entities_alerted=len(alerted),
@@ -243,7 +253,7 @@ class _ViewEvaluation:
             self._day(
                 day, events[:, day].tolist(), by_day[:, day].tolist(), frauds_in_top[day].tolist()
             )
-            for day in np.flatnonzero(events[0]).tolist()
+            for day in np.flatnonzero(events[EVENTS]).tolist()
         ]
 
     def _day(self, day: int, events: list[int], frauds: list[int], frauds_in_top: list[int]) -> Day:
@@ -265,7 +275,7 @@ class _ViewEvaluation:
         )
 
     def _budget(self, budgets: F64, curve: Curve, events: I64, frauds: I64) -> list[BudgetPoint]:
-        all_frauds, cents = int(events[1].sum()), int(frauds[3].sum())
+        all_frauds, cents = int(events[EVENT_FRAUDS].sum()), int(frauds[FRAUD_CENTS].sum())
         points = zip(budgets.tolist(), *(column.tolist() for column in curve), strict=True)
         return [
             BudgetPoint(
@@ -285,12 +295,12 @@ class _ViewEvaluation:
         honest = counts.sum(axis=1)
         points = []
         for half_decade in HALF_DECADES:
-            p, below = 10.0 ** (-half_decade / 2), counts[:, half_decade:].sum(axis=1)
+            p, at_most_p = 10.0 ** (-half_decade / 2), counts[:, half_decade:].sum(axis=1)
             points.append(
                 CalibrationPoint(
                     p=p,
-                    observed=ratio(below, honest, self._weights),
-                    events=int(below.sum()),
+                    observed=ratio(at_most_p, honest, self._weights),
+                    events=int(at_most_p.sum()),
                 )
             )
         return [point for point in points if point.events or point.p * honest.sum() >= 1]

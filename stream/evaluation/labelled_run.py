@@ -45,6 +45,8 @@ PUBLISHED: Final = ("opened", "updated")
 ALERTED: Final = (*PUBLISHED, "suppressed")
 """Policy outcomes of an event that belongs to an incident; `table_columns.ACTIVITIES` has all."""
 ROWS_MAX: Final = 1_000_000_000_000
+"""More than the rows of a table: event time and row number are one number, whose minimum is the first
+event."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +120,8 @@ class LabelledRun(SqlSession):
     def make_compromised(self, field: str) -> None:
         """Make `compromised` for a field, by the Fraud Detection Handbook's rule for excluding cards: on a day
         of the week that starts on day W, the entities with a fraud that became known before that day, but
-        not more than a week before W. With labels 7 days late, these are frauds from W - 14 days to
-        8 days before that day. The first week starts with the first evaluated day.
+        not more than a week before W. With labels 7 days late, these frauds happened at most 14 days
+        before W, and at least 8 days before that day. The first week starts with the first evaluated day.
         """
         self.execute(
             "CREATE OR REPLACE TABLE compromised AS SELECT DISTINCT f.entity, d.day FROM (SELECT "
@@ -147,6 +149,8 @@ class LabelledRun(SqlSession):
         self.span_ms = int(first_ms or 0), int(last_ms or 0)
 
     def _make_scenarios(self) -> None:
+        """`scenarios`: scenario and scenario_index, by falling number of labels. The scenarios after the
+        first `SCENARIOS_MAX` - 1 share the last index, whose name is `OTHERS`."""
         self.execute(
             "CREATE TABLE scenarios AS SELECT scenario, least(row_number() OVER (ORDER BY labels DESC, "
             f"scenario), {SCENARIOS_MAX}) - 1 AS scenario_index FROM (SELECT coalesce(scenario, '') AS "

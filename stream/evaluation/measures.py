@@ -71,7 +71,7 @@ class RankingMeasures(NamedTuple):
     recall_at_false_positives: recall at the lowest score with at most the share
     `FALSE_POSITIVES` of honest rows at or above it.
 
-    scenario_auc, scenario_precision: float64[scenarios], the first two measures for one
+    scenario_auc, scenario_average_precision: float64[scenarios], the first two measures for one
     scenario's frauds against all honest rows. by_recall: where recall reaches each multiple of
     1/`RECALL_STEPS`. by_budget: the lowest score within each budget; its events are 0 if there is none.
     """
@@ -80,7 +80,7 @@ class RankingMeasures(NamedTuple):
     average_precision: F64
     recall_at_false_positives: F64
     scenario_auc: F64
-    scenario_precision: F64
+    scenario_average_precision: F64
     by_recall: Curve
     by_budget: Curve
 
@@ -116,7 +116,7 @@ class RankingReader:
         self._unfinished: list[RankedRows] = []
         scenarios = totals.frauds.shape[1]
         self._scenario_frauds = np.zeros(scenarios)
-        self._scenario_auc, self._scenario_precision = np.zeros((2, scenarios))
+        self._scenario_auc, self._scenario_average_precision = np.zeros((2, scenarios))
         self._totals_so_far = np.zeros(3)
         self._by_recall: list[F64] = []
         self._recall_at = self._frauds[0] * np.arange(1, RECALL_STEPS + 1) / RECALL_STEPS
@@ -148,7 +148,9 @@ class RankingReader:
             average_precision=divide(sums.precision, np.where(honest > 0, frauds, 0.0)),
             recall_at_false_positives=divide(sums.recalled, np.where(honest > 0, frauds, 0.0)),
             scenario_auc=divide(self._scenario_auc, self._scenario_frauds * honest[0]),
-            scenario_precision=divide(self._scenario_precision, self._scenario_frauds),
+            scenario_average_precision=divide(
+                self._scenario_average_precision, self._scenario_frauds
+            ),
             by_recall=Curve(*by_recall.T),
             by_budget=Curve(*self._by_budget.T),
         )
@@ -188,7 +190,9 @@ class RankingReader:
             np.add.at(frauds, inverse, rows.size[fraud_rows])
             above = np.cumsum(frauds) + self._scenario_frauds[scenario]
             self._scenario_auc[scenario] += float(frauds @ below[at])
-            self._scenario_precision[scenario] += float(frauds @ (above / (above + honest[at])))
+            self._scenario_average_precision[scenario] += float(
+                frauds @ (above / (above + honest[at]))
+            )
             self._scenario_frauds[scenario] = above[-1]
 
 

@@ -222,8 +222,9 @@ class MissedFraud:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MissedBand:
-    """Missed frauds by reason. name: "held back": the alert budget was used up; "budget": the
-    budget required a lower p-value at that time; "0 to 0.5" and so on: the gap of the nearest scorer,
+    """Missed frauds by reason. name: "held back": the policy withheld the alert, since the day's budget
+    was used up; "budget": the score reached the declared threshold, but the policy's threshold at that
+    time was stricter, to keep to the budget; "0 to 0.5" and so on: the gap of the nearest scorer,
     more than the first and at most the second; "not scored": no monitor scored them."""
 
     name: str

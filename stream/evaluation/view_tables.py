@@ -21,6 +21,12 @@ BLOCK: Final = f"CAST(md5_number_lower(entity) % {ENTITY_BLOCKS} AS BIGINT)"
 """The bootstrap block of an entity: its days depend on each other and are drawn together."""
 
 
+EVENTS, EVENT_FRAUDS, EVENTS_PUBLISHED, FRAUDS_PUBLISHED = range(4)
+"""Rows of `ViewTables.events_by_day`."""
+FRAUDS, FRAUDS_ALERTED, FRAUDS_CAUGHT, FRAUD_CENTS, CAUGHT_CENTS = range(5)
+"""Rows of `ViewTables.frauds_by_day`."""
+
+
 class Ranking(NamedTuple):
     """A ranking, measured. counts: int64[3, blocks, 1 + scenarios], all rows, those alerted and
     those published, honest rows first. weights: float64[blocks, 1 + resamples]."""
@@ -99,7 +105,7 @@ class ViewTables:
         )
 
     def events_by_day(self) -> I64:
-        """int64[4, days]: events, frauds, published, frauds published."""
+        """int64[4, days]: counts of events, indexed by `EVENTS` … `FRAUDS_PUBLISHED`."""
         return self.dense_counts(
             "SELECT day, count(*), count(*) FILTER (scenario_index >= 0), count(*) FILTER (published), "
             "count(*) FILTER (published AND scenario_index >= 0) FROM view_events GROUP BY day",
@@ -107,7 +113,7 @@ class ViewTables:
         )
 
     def frauds_by_day(self) -> I64:
-        """int64[5, scenarios, days]: frauds, alerted, caught, cents, cents caught."""
+        """int64[5, scenarios, days]: sums over frauds, indexed by `FRAUDS` … `CAUGHT_CENTS`."""
         return self.dense_counts(
             "SELECT scenario_index, day, count(*), count(*) FILTER (alerted), count(*) FILTER (caught), "
             "sum(cents), coalesce(sum(cents) FILTER (caught), 0) FROM view_frauds "

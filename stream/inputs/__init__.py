@@ -33,13 +33,13 @@ class InputReader(Protocol):
     """Reads a log, or some of its partitions, once.
 
     name: of the input. topic: of its records. size_bytes: the weight of the log in the progress of all
-    inputs. ordered: whether records out of time order are an error: in files, but not in topics.
+    inputs. needs_time_order: whether records out of time order are an error: in files, not in topics.
     """
 
     name: str
     topic: str
     size_bytes: int
-    ordered: bool
+    needs_time_order: bool
 
     @property
     def fraction_read(self) -> float:
@@ -58,7 +58,7 @@ class InputReader(Protocol):
 class FileReader:
     """The files of an input as one log. Iterating raises InputError where a file cannot be read."""
 
-    ordered = True
+    needs_time_order = True
 
     def __init__(
         self,

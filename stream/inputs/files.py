@@ -90,11 +90,11 @@ def is_pipe(text: str) -> bool:
     return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or stat.S_ISSOCK(mode)
 
 
-def spool_pipe(text: str, opened: ExitStack) -> InputFile:
-    """Copy a pipe into a temporary file, which `opened` removes, since a replay reads its inputs more
+def spool_pipe(text: str, exit_stack: ExitStack) -> InputFile:
+    """Copy a pipe into a temporary file, which `exit_stack` removes, since a replay reads its inputs more
     than once. Raises InputError."""
     name = STANDARD_INPUT if text == "-" else text
-    copy = Path(opened.enter_context(TemporaryDirectory(prefix="eddy-"))) / "input"
+    copy = Path(exit_stack.enter_context(TemporaryDirectory(prefix="eddy-"))) / "input"
     try:
         with Path(name).open("rb") as source, copy.open("wb") as target:
             shutil.copyfileobj(source, target, BUFFER_BYTES)

@@ -109,15 +109,15 @@ class _FileFormatReader:
     options: ReadOptions
 
     def rows(self) -> Iterator[FileRows]:
-        with ExitStack() as opened:
-            raw = opened.enter_context(self.file.open())
+        with ExitStack() as exit_stack:
+            raw = exit_stack.enter_context(self.file.open())
             decompressed = _decompressed(raw)
             codec_format = self._codec_format(decompressed)
             if codec_format is not None:
                 yield from self._batches(raw, self._codec_records(codec_format, decompressed))
             elif decompressed.peek(4).startswith(PARQUET):
                 yield from self._parquet(
-                    raw if decompressed is raw else self._seekable(decompressed, opened)
+                    raw if decompressed is raw else self._seekable(decompressed, exit_stack)
                 )
             elif _is_csv(self.file.name):
                 yield from self._csv(raw, decompressed)
@@ -293,11 +293,11 @@ class _FileFormatReader:
                 table = table.append_column(name, pa.repeat(value, len(table)))
         return FileRows(np.arange(first, first + len(table)), table)
 
-    def _seekable(self, compressed: IO[bytes], opened: ExitStack) -> IO[bytes]:
+    def _seekable(self, compressed: IO[bytes], exit_stack: ExitStack) -> IO[bytes]:
         """A compressed Parquet file decompressed on disk, since Parquet is read from its end."""
         bytes_left = max(DECOMPRESSED_BYTES_ALLOWED, DECOMPRESSION_RATIO_MAX * self.file.size_bytes)
         try:
-            file = opened.enter_context(tempfile.TemporaryFile())  # noqa: SIM115  # `opened` closes it
+            file = exit_stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115  # `exit_stack` closes it
             while chunk := compressed.read(CHUNK_BYTES):
                 bytes_left -= file.write(chunk)
                 if bytes_left < 0:

@@ -20,7 +20,8 @@ from stream.inputs.formats import FileRows, ReadOptions, Values, read_rows
 from stream.inputs.partitioning import TimePartitionDecoder
 
 PEEKED_RECORDS: Final = 100
-"""A file is opened at the first time among this many of its records, or at once if none has a time."""
+"""A file's start time is the first time among this many of its records. The file is opened when the merge
+reaches that time, or at once if none of them has a time."""
 
 
 class LogRows(NamedTuple):
@@ -116,10 +117,10 @@ def _read_until(file: _OpenFile) -> tuple[int, int]:
 
 def _take_ready(open_files: list[_OpenFile]) -> list[tuple[I64, LogRows]]:
     """The records of each file that no unread record can precede."""
-    end_ms, first = min(map(_read_until, open_files))
+    end_ms, end_index = min(map(_read_until, open_files))
     taken = []
     for file in sorted(open_files, key=lambda file: file.index):
-        ready = file.due_ms <= end_ms if file.index <= first else file.due_ms < end_ms
+        ready = file.due_ms <= end_ms if file.index <= end_index else file.due_ms < end_ms
         count = int(np.count_nonzero(ready))
         if count:
             taken.append((file.name, *file.take(count)))

@@ -20,19 +20,19 @@ from stream.inputs import InputReader
 class LogOrder:
     """The order of a log's events.
 
-    reached_ms: the latest event time so far; later events are due then or later. A few events from the
-    future do not move it (`detectors.clock`). allowed_ms: how much earlier than that an event may be;
-    a larger delay is an error, since the event would be scored but not learned. monitors: the names of
-    the monitors with that `lateness_max`, for the error.
+    reached_ms: the latest event time so far, which is the earliest due time of the events to come. A
+    few events from the future do not move it (`detectors.clock`). lateness_max_ms: how much earlier than
+    reached_ms an event may be; a larger delay is an error, since no monitor would learn the event.
+    monitors: the names of the log's monitors, for the error; the largest `lateness_max` of them applies.
     """
 
     def __init__(
-        self, reader: InputReader, allowed_ms: float = math.inf, monitors: str = ""
+        self, reader: InputReader, lateness_max_ms: float = math.inf, monitors: str = ""
     ) -> None:
         self.reached_ms = -1
         self._clock = LogClock()
         self._reader = reader
-        self._allowed_ms = allowed_ms if reader.ordered else math.inf
+        self._lateness_max_ms = lateness_max_ms if reader.needs_time_order else math.inf
         self._monitors = monitors
         self._latest_position = ""
 
@@ -48,11 +48,11 @@ class LogOrder:
             order = np.argsort(np.concatenate(indexes))
         in_order = time_ms[order]
         latest_ms = self._clock.latest(in_order)
-        too_late = np.flatnonzero(latest_ms - in_order > self._allowed_ms)
+        too_late = np.flatnonzero(latest_ms - in_order > self._lateness_max_ms)
         stop = int(too_late[0]) if len(too_late) else len(order)
         if stop and int(latest_ms[stop - 1]) > self.reached_ms:
             self.reached_ms = int(latest_ms[stop - 1])
-            if self._allowed_ms < math.inf:
+            if self._lateness_max_ms < math.inf:
                 first = int(order[np.searchsorted(latest_ms, self.reached_ms)])
                 self._latest_position = self._describe(partitions, first)
         if len(too_late):
@@ -75,7 +75,7 @@ class LogOrder:
         return InputError(
             f"{self._reader.name}: {position} (counted from 0) has time {format_time_ms(time_ms)}, but the "
             f"earlier {self._latest_position} has {format_time_ms(self.reached_ms)}; expected rows in "
-            f"order of time, at most {self._allowed_ms / 1000:g} s late (the largest lateness_max of "
+            f"order of time, at most {self._lateness_max_ms / 1000:g} s late (the largest lateness_max of "
             f"{self._monitors}): sort the file by time, remove rows with a wrong clock, or raise "
             "lateness_max"
         )

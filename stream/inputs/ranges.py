@@ -32,16 +32,21 @@ class TopicRangeReader:
     """Reads a range of one partition; see `InputReader`. Iterating raises KafkaFailure and
     RetentionGap."""
 
-    ordered = False
+    needs_time_order = False
 
     def __init__(
-        self, name: str, reader: TopicReader, partition: int, span: OffsetRange, batch_records: int
+        self,
+        name: str,
+        reader: TopicReader,
+        partition: int,
+        offset_range: OffsetRange,
+        batch_records: int,
     ) -> None:
         self.name = name
         self.topic = reader.topic
         self.partition = partition
-        self.span = span
-        self.size_bytes = (span.stop - span.start) * RECORD_BYTES_ESTIMATE
+        self.offset_range = offset_range
+        self.size_bytes = (offset_range.stop - offset_range.start) * RECORD_BYTES_ESTIMATE
         self.fraction_read = 0.0
         self._reader = reader
         self._batch_records = batch_records
@@ -49,8 +54,8 @@ class TopicRangeReader:
     def __iter__(self) -> Iterator[list[Records]]:
         """See `InputReader`."""
         for records in self._reader.records(self.partition, self._batch_records):
-            done = int(records.offset[-1]) + 1 - self.span.start
-            self.fraction_read = done / (self.span.stop - self.span.start)
+            done = int(records.offset[-1]) + 1 - self.offset_range.start
+            self.fraction_read = done / (self.offset_range.stop - self.offset_range.start)
             yield [records]
         self.fraction_read = 1.0
 
@@ -99,8 +104,8 @@ def resolve_ranges(reader: TopicReader, address: str, partitions: int) -> dict[i
     given = dict(parse_qsl(urlsplit(address).query, keep_blank_values=True))
     if unknown := sorted(given.keys() - {"from", "until"}):
         raise InputError(f"{address}: got {unknown[0]}; expected from and until, or neither")
-    starts = {partition: span.start for partition, span in available.items()}
-    stops = {partition: span.stop for partition, span in available.items()}
+    starts = {partition: offset_range.start for partition, offset_range in available.items()}
+    stops = {partition: offset_range.stop for partition, offset_range in available.items()}
     for name, offsets in (("from", starts), ("until", stops)):
         if name in given:
             offsets.update(_offsets(reader, given[name], available, f"{address}: {name}"))
@@ -110,10 +115,14 @@ def resolve_ranges(reader: TopicReader, address: str, partitions: int) -> dict[i
     }
 
 
-def range_address(topic: str, spans: Mapping[int, OffsetRange]) -> str:
+def range_address(topic: str, offset_ranges: Mapping[int, OffsetRange]) -> str:
     """The address of exactly these offsets."""
-    starts = ",".join(f"{partition}:{span.start}" for partition, span in spans.items())
-    stops = ",".join(f"{partition}:{span.stop}" for partition, span in spans.items())
+    starts = ",".join(
+        f"{partition}:{offset_range.start}" for partition, offset_range in offset_ranges.items()
+    )
+    stops = ",".join(
+        f"{partition}:{offset_range.stop}" for partition, offset_range in offset_ranges.items()
+    )
     return f"{SCHEME}://{topic}?from={starts}&until={stops}"
 
 
@@ -142,10 +151,13 @@ def _checked_range(
     stops: Mapping[int, int],
     available: Mapping[int, OffsetRange],
 ) -> OffsetRange:
-    span, available_range = OffsetRange(starts[partition], stops[partition]), available[partition]
-    if available_range.start <= span.start <= span.stop <= available_range.stop:
-        return span
+    offset_range, available_range = (
+        OffsetRange(starts[partition], stops[partition]),
+        available[partition],
+    )
+    if available_range.start <= offset_range.start <= offset_range.stop <= available_range.stop:
+        return offset_range
     raise InputError(
-        f"{address}: partition {partition}: got offsets {span.start} to {span.stop}; the topic "
+        f"{address}: partition {partition}: got offsets {offset_range.start} to {offset_range.stop}; the topic "
         f"holds {available_range.start} to {available_range.stop}"
     )

@@ -55,8 +55,8 @@ def replay(
     """
     if save_state is not None:
         _check_save_target(config, save_state, out_dir)
-    with map_write_errors(out_dir), ExitStack() as opened:
-        inputs, labels = spool_pipes([inputs, labels], opened)
+    with map_write_errors(out_dir), ExitStack() as exit_stack:
+        inputs, labels = spool_pipes([inputs, labels], exit_stack)
         request = run_request(
             config.group,
             config,
@@ -64,7 +64,7 @@ def replay(
             inputs,
             labels,
             split,
-            opened,
+            exit_stack,
             writes_features=writes_features,
         )
         return _run(request, request.provenance(), progress, render, save_state)
@@ -91,8 +91,8 @@ def rerun(
     """
     inputs, labels = map(_input_locations, (recorded.inputs, recorded.labels))
     config = manifest.rebuild_config(recorded, provided)
-    with map_write_errors(out_dir), ExitStack() as opened:
-        inputs, labels = spool_pipes([inputs, labels], opened)
+    with map_write_errors(out_dir), ExitStack() as exit_stack:
+        inputs, labels = spool_pipes([inputs, labels], exit_stack)
         request = run_request(
             config.group,
             config,
@@ -100,7 +100,7 @@ def rerun(
             inputs,
             labels,
             recorded.split,
-            opened,
+            exit_stack,
             writes_features=recorded.writes_features,
         )
         provenance = request.provenance()
@@ -118,14 +118,14 @@ def _run(
     save_state: str | None = None,
 ) -> Summary:
     """Read all inputs in the order of event time, then evaluate and publish the results."""
-    if save_state is not None and any(source.log for source in request.events):
+    if save_state is not None and any(source.log for source in request.event_inputs):
         raise InputError(
             "--save-state: an internal topic does not hold what the stages before it have "
             "learned; expected inputs"
         )
-    span = request.split.span(request.config, open_readers(request.sources()))
+    span = request.split.span(request.config, open_readers(request.external_inputs()))
     with ReplayRun(request, provenance, span) as run:
-        logs = open_logs_and_join_labels([run], [source.name for source in request.events])
+        logs = open_logs_and_join_labels([run], [source.name for source in request.event_inputs])
         read_in_time_order(logs, progress)
         if save_state is not None:
             saving.save(request.config, _at_range_ends(run.states(), request), save_state)
@@ -161,7 +161,7 @@ def _at_range_ends(
     markers, aborted records or compacted gaps may follow the last record, or there was no record."""
     range_ends = {
         (source.name, partition): stop
-        for source in request.events
+        for source in request.event_inputs
         for partition, stop in source.stops.items()
     }
     for state in states:

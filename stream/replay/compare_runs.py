@@ -82,12 +82,12 @@ def compare(
         out_dir, {COMPARISON, PAGE, COMPARISON + PART_SUFFIX, PAGE + PART_SUFFIX, *names}
     )
     with map_write_errors(out_dir):
-        with ExitStack() as opened:
-            requests = _requests(candidates, inputs, out_dir, split, opened)
+        with ExitStack() as exit_stack:
+            requests = _requests(candidates, inputs, out_dir, split, exit_stack)
             make_folder(out_dir)
             for previous in (COMPARISON, PAGE):
                 (out_dir / previous).unlink(missing_ok=True)
-            runs = _open_runs(requests, opened)
+            runs = _open_runs(requests, exit_stack)
             read_in_time_order(
                 open_logs_and_join_labels(runs, [name for name, _ in inputs]), progress
             )
@@ -104,9 +104,11 @@ def _requests(
     inputs: InputLocations,
     out_dir: Path,
     split: TimeSplit,
-    opened: ExitStack,
+    exit_stack: ExitStack,
 ) -> list[RunRequest]:
-    inputs, *labels = spool_pipes([inputs, *(candidate.labels for candidate in candidates)], opened)
+    inputs, *labels = spool_pipes(
+        [inputs, *(candidate.labels for candidate in candidates)], exit_stack
+    )
     return [
         run_request(
             candidate.name,
@@ -115,19 +117,19 @@ def _requests(
             _configured(candidate.config, inputs),
             labels_of_run,
             split,
-            opened,
+            exit_stack,
         )
         for candidate, labels_of_run in zip(candidates, labels, strict=True)
     ]
 
 
-def _open_runs(requests: Sequence[RunRequest], opened: ExitStack) -> list[ReplayRun]:
+def _open_runs(requests: Sequence[RunRequest], exit_stack: ExitStack) -> list[ReplayRun]:
     """The runs, with one evaluation span and shared decoders."""
     first = requests[0]
-    span = first.split.span(first.config, open_readers(first.sources()))
+    span = first.split.span(first.config, open_readers(first.external_inputs()))
     decoders = shared_decoders([request.config for request in requests])
     return [
-        opened.enter_context(ReplayRun(request, request.provenance(), span, shared))
+        exit_stack.enter_context(ReplayRun(request, request.provenance(), span, shared))
         for request, shared in zip(requests, decoders, strict=True)
     ]
 

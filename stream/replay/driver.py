@@ -27,7 +27,7 @@ def read_in_time_order(
     positions = [_LogPosition(reader, runs) for reader, runs in logs]
     count = 0
     while unread := [log for log in positions if not log.is_done]:
-        log = min(unread, key=lambda log: log.reached_ms)  # of equal logs, the first
+        log = min(unread, key=lambda log: log.reached_ms)  # on a tie, the first
         reached_ms = {run: _reached_ms(run, unread) for run in log.runs}
         count += log.process_batch()
         for run in log.runs:
@@ -93,5 +93,5 @@ def _log_order(reader: InputReader, run: ReplayRun) -> LogOrder:
         for monitor in run.config.monitors
         if reader.name in monitor.inputs
     }
-    allowed_ms = 1000.0 * max(lateness_s.values(), default=math.inf)
-    return LogOrder(reader, allowed_ms, ", ".join(lateness_s))
+    lateness_max_ms = 1000.0 * max(lateness_s.values(), default=math.inf)
+    return LogOrder(reader, lateness_max_ms, ", ".join(lateness_s))

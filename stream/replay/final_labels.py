@@ -33,15 +33,16 @@ SCHEMA: Final = pa.schema(
 """The first columns of labels.parquet. Entity columns follow if any label names no event: they hold ids
 or pseudonyms, and are null where there is an event id."""
 
-_ROWS: Final = 1_000_000_000_000
-"""More than the rows of a table."""
-_ORDER_KEY: Final = f"epoch_ms(known_time)::HUGEINT * {_ROWS} + file_row_number"
-"""Orders labels by the time they became known, then by arrival."""
-_ORDER_TIME: Final = f"(first_position // {_ROWS})::BIGINT"
-_ENTITIES: Final = (
+_ROWS_MAX: Final = 1_000_000_000_000
+"""More than the rows of a table: known_time and row number are one number, the label's position."""
+_POSITION: Final = f"epoch_ms(known_time)::HUGEINT * {_ROWS_MAX} + file_row_number"
+"""SQL for a label's position: it orders labels by the time they became known, then by arrival."""
+_KNOWN_MS: Final = f"(first_position // {_ROWS_MAX})::BIGINT"
+"""SQL for the time at which the final verdict became known, in milliseconds, from its position."""
+_ENTITY_COLUMNS: Final = (
     column(name, pa.string(), f"{name} of a label that names no event") for name in ENTITY_FIELDS
 )
-_ALL_LABELS: Final = pa.schema([*SCHEMA, *_ENTITIES])
+_COLLECTED_SCHEMA: Final = pa.schema([*SCHEMA, *_ENTITY_COLUMNS])
 
 
 class LabelBatch(NamedTuple):
@@ -78,9 +79,9 @@ class FinalLabels:
         self._path = path
         self._work_dir = work_dir
         self._display_ids = display_ids
-        self._all_labels = work_dir / "labels_accepted.parquet"
+        self._collected_path = work_dir / "labels_accepted.parquet"
         self._open_files = ExitStack()
-        self._file: TableFile | None = None
+        self._collected: TableFile | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -98,9 +99,11 @@ class FinalLabels:
         count = len(labels.time_ms)
         if not count:
             return
-        if self._file is None:
+        if self._collected is None:
             database.check_installed()
-            self._file = self._open_files.enter_context(TableFile(self._all_labels, _ALL_LABELS))
+            self._collected = self._open_files.enter_context(
+                TableFile(self._collected_path, _COLLECTED_SCHEMA)
+            )
         absent = pa.nulls(count, pa.string())
         label_columns = ("labelled_event_id", "verdict", "kind")
         event_id, *verdict_and_kind = (labels.texts.get(name, absent) for name in label_columns)
@@ -110,35 +113,36 @@ class FinalLabels:
             else absent
             for name in ENTITY_FIELDS
         )
-        self._file.write([event_id, *verdict_and_kind, labels.time_ms.cast(TIME), *entities])
+        self._collected.write([event_id, *verdict_and_kind, labels.time_ms.cast(TIME), *entities])
 
     def finish(self) -> None:
         """Write labels.parquet."""
-        if self._file is None:
+        if self._collected is None:
             pq.write_table(SCHEMA.empty_table(), self._path)
             return
         self._open_files.close()
-        with database.open_database(self._work_dir) as tables:
-            counts = tables.execute(
+        with database.open_database(self._work_dir) as connection:
+            counts = connection.execute(
                 f"SELECT {', '.join(f'count({name})' for name in ENTITY_FIELDS)} "
-                f"FROM {database.parquet_source(self._all_labels)}"
+                f"FROM {database.parquet_source(self._collected_path)}"
             ).fetchall()[0]
             entity_fields = [
                 name for name, count in zip(ENTITY_FIELDS, counts, strict=True) if count
             ]
             # groups and joins of numbers can spill to disk; window functions over rows hardly can
-            tables.execute(
+            connection.execute(
                 f"CREATE VIEW all_labels AS SELECT *, {_subject_key(['event_id', *entity_fields])} AS subject, "
-                f"{_ORDER_KEY} AS position FROM {database.parquet_source(self._all_labels, numbered=True)}"
+                f"{_POSITION} AS position FROM {database.parquet_source(self._collected_path, numbered=True)}"
             )
-            tables.execute(
+            # last_opposite: the last label with the other verdict than the last label; -1 if there is none
+            connection.execute(
                 "CREATE TABLE final_labels AS SELECT subject, max(position) AS position, "
                 "min(position) AS first_position, "
                 "least(coalesce(max(position) FILTER (verdict = 'fraud'), -1), "
                 "coalesce(max(position) FILTER (verdict IS DISTINCT FROM 'fraud'), -1)) "
                 "AS last_opposite FROM all_labels GROUP BY subject"
             )
-            tables.execute(
+            connection.execute(
                 "UPDATE final_labels SET first_position = unopposed.position FROM (SELECT subject, "
                 "min(all_labels.position) AS position FROM all_labels JOIN final_labels USING (subject) "
                 "WHERE last_opposite >= 0 AND all_labels.position > last_opposite "
@@ -147,12 +151,12 @@ class FinalLabels:
             label_columns = [
                 name for name in (*SCHEMA.names, *entity_fields) if name != "known_time"
             ]
-            final_labels = tables.sql(
-                f"SELECT {', '.join(label_columns)}, make_timestamp_ms({_ORDER_TIME}) AS known_time "
+            final_labels = connection.sql(
+                f"SELECT {', '.join(label_columns)}, make_timestamp_ms({_KNOWN_MS}) AS known_time "
                 "FROM all_labels JOIN final_labels USING (subject, position) ORDER BY first_position"
             ).to_arrow_reader(ROW_GROUP_ROWS)
             schema = pa.schema(
-                [_ALL_LABELS.field(name) for name in (*SCHEMA.names, *entity_fields)]
+                [_COLLECTED_SCHEMA.field(name) for name in (*SCHEMA.names, *entity_fields)]
             )
             with TableFile(self._path, schema) as file:
                 file.write_batches(final_labels)

@@ -17,14 +17,18 @@ def evaluate_run(config: Config, run_files: RunFiles) -> Evaluation | None:
     if not run_files.labels_accepted:
         run_files.write_incidents()
         return None
-    files = TableFiles(run_files.part(SCORES), run_files.part(ALERTS), run_files.part(LABELS))
-    with database.open_database(run_files.work_dir) as tables:
+    files = TableFiles(
+        run_files.temporary_path(SCORES),
+        run_files.temporary_path(ALERTS),
+        run_files.temporary_path(LABELS),
+    )
+    with database.open_database(run_files.work_dir) as connection:
         scorers = scorers_of(config)
-        facts = LabelledRun(tables, files, scorers)
-        run_files.write_frauds(facts.frauds())
+        run = LabelledRun(connection, files, scorers)
+        run_files.write_frauds(run.frauds())
         run_files.write_incidents()
-        facts.add_view("incidents", run_files.part(INCIDENTS))
-        return evaluate(facts, scorers)
+        run.add_view("incidents", run_files.temporary_path(INCIDENTS))
+        return evaluate(run, scorers)
 
 
 def scorers_of(config: Config) -> list[Scorer]:

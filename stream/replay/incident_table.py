@@ -65,15 +65,15 @@ def write_incidents(
         for name in incidents["monitor"].unique().to_pylist()
     ]
     columns["suppressed"] = np.zeros(len(incidents), np.int64)
-    for of_monitor in by_monitor:
-        of_monitor.extend(scores, columns["suppressed"])
+    for monitor_incidents in by_monitor:
+        monitor_incidents.extend(scores, columns["suppressed"])
     last_ms = incidents["last"].cast(pa.int64()).to_numpy().copy()
-    for of_monitor in by_monitor:
-        last_ms[of_monitor.row] = of_monitor.last_ms
+    for monitor_incidents in by_monitor:
+        last_ms[monitor_incidents.row] = monitor_incidents.last_ms
     columns["last"] = pa.array(last_ms).cast(TIME)
-    events = _sums(by_monitor, len(incidents), scores)
-    columns["events"] = events.events
-    columns["amount"] = pa.array(events.cents / 100, mask=~events.any_amount)
+    event_sums = _sums(by_monitor, len(incidents), scores)
+    columns["events"] = event_sums.events
+    columns["amount"] = pa.array(event_sums.cents / 100, mask=~event_sums.any_amount)
     if frauds_and_labels is None:
         columns |= dict.fromkeys(("frauds", "fraud_amount", "verdict"), pa.nulls(len(incidents)))
     else:
@@ -137,15 +137,15 @@ class _MonitorIncidents:
     def __init__(self, incidents: pa.Table, monitor: str, gap_ms: float) -> None:
         self._gap_ms = gap_ms
         row = np.flatnonzero(pc.equal(incidents["monitor"], monitor).to_numpy())
-        of_monitor = incidents.take(row)
+        monitor_incidents = incidents.take(row)
         self._activity = f"activity_{monitor}"
-        self.field = of_monitor["entity_type"][0].as_py()
-        entity = of_monitor["entity"].combine_chunks()
+        self.field = monitor_incidents["entity_type"][0].as_py()
+        entity = monitor_incidents["entity"].combine_chunks()
         self._entities = entity.unique()
         code = pc.index_in(entity, self._entities).to_numpy().astype(np.int64)
-        key = (code << TIME_BITS) + of_monitor["opened"].cast(pa.int64()).to_numpy()
+        key = (code << TIME_BITS) + monitor_incidents["opened"].cast(pa.int64()).to_numpy()
         order = np.argsort(key)
-        last_ms = of_monitor["last"].cast(pa.int64()).to_numpy()
+        last_ms = monitor_incidents["last"].cast(pa.int64()).to_numpy()
         self._key, self.last_ms, self.row = (column[order] for column in (key, last_ms, row))
 
     def extend(self, scores: Path, suppressed: I64) -> None:
@@ -157,7 +157,7 @@ class _MonitorIncidents:
         """
         key, is_suppressed = self._alerted_events(scores)
         index = np.searchsorted(self._key, key, side="right") - 1  # the last incident opened before
-        # events of an incident follow each other without a longer gap
+        # a chain: events of one entity without a gap longer than `incident_gap` between them
         chain = np.cumsum(np.diff(key, prepend=key[:1]) > self._gap_ms)
         opening = np.searchsorted(key, self._key)  # the opening of each incident is among the keys
         inside = self._same_entity(key, index) & (chain == chain[opening[index]])
@@ -210,12 +210,12 @@ def _sums(
     """Sums over the events of a table in each incident."""
     events, cents = np.zeros((2, incident_count), np.int64)
     sums = IncidentSums(events, cents, np.zeros(incident_count, np.bool_))
-    fields = list(dict.fromkeys(of_monitor.field for of_monitor in by_monitor))
+    fields = list(dict.fromkeys(monitor_incidents.field for monitor_incidents in by_monitor))
     for batch in read_table_batches(table, ["event_time", "amount", *fields]):
         amount = batch.column("amount").to_numpy(zero_copy_only=False)
         cents = in_cents(amount)
-        for of_monitor in by_monitor:
-            rows, incident_rows = of_monitor.locate(batch)
+        for monitor_incidents in by_monitor:
+            rows, incident_rows = monitor_incidents.locate(batch)
             np.add.at(sums.events, incident_rows, 1)
             np.add.at(sums.cents, incident_rows, cents[rows])
             sums.any_amount[incident_rows[~np.isnan(amount[rows])]] = True

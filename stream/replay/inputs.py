@@ -52,10 +52,9 @@ class Input:
         return ManifestInput(self.name, self.locations, files)
 
 
-def spool_pipes(named: Sequence[InputLocations], opened: ExitStack) -> list[InputLocations]:
-    """The same inputs, with each pipe copied to a temporary file once, however often it is named.
-
-    named: lists of inputs. opened: removes the copies.
+def spool_pipes(lists: Sequence[InputLocations], exit_stack: ExitStack) -> list[InputLocations]:
+    """The lists of inputs, with a temporary file in place of each pipe, which is copied once however
+    often it is named. exit_stack: removes the copies.
     """
     copies: dict[str, InputFile] = {}
 
@@ -64,23 +63,25 @@ def spool_pipes(named: Sequence[InputLocations], opened: ExitStack) -> list[Inpu
             return location
         path = STANDARD_INPUT if str(location) == "-" else str(location)
         if path not in copies:
-            copies[path] = spool_pipe(path, opened)
+            copies[path] = spool_pipe(path, exit_stack)
         return copies[path]
 
-    return [[(name, without_pipe(location)) for name, location in inputs] for inputs in named]
+    return [[(name, without_pipe(location)) for name, location in inputs] for inputs in lists]
 
 
-def find_inputs(config: Config, named: InputLocations, opened: ExitStack) -> list[Input]:
-    """The inputs by name, in the order in which they are named first. opened: closes them.
+def find_inputs(config: Config, inputs: InputLocations, exit_stack: ExitStack) -> list[Input]:
+    """Find and open the inputs, each with all of its locations, in the order of their first location.
 
-    named: (the name of an input, a path, folder, glob or address). Raises InputError where one is
-    not usable.
+    exit_stack: closes them. Raises InputError where one is not usable.
     """
     locations: dict[str, list[str | InputFile]] = {}
-    for name, location in named:
+    for name, location in inputs:
         text = location if isinstance(location, InputFile) else str(location)
         locations.setdefault(name, []).append(text)
-    return [_input(config, name, of_input, opened) for name, of_input in locations.items()]
+    return [
+        _input(config, name, input_locations, exit_stack)
+        for name, input_locations in locations.items()
+    ]
 
 
 def with_label_input(config: Config, others: Iterable[Config] = ()) -> Config:
@@ -89,8 +90,8 @@ def with_label_input(config: Config, others: Iterable[Config] = ()) -> Config:
     the fingerprint."""
     if label_inputs(config):
         return config
-    of_others = {name: other.inputs[name] for other in others for name in label_inputs(other)[:1]}
-    name, spec = next(iter(of_others.items()), ("labels", InputSpec(topic="labels", type="label")))
+    added = {name: other.inputs[name] for other in others for name in label_inputs(other)[:1]}
+    name, spec = next(iter(added.items()), ("labels", InputSpec(topic="labels", type="label")))
     if name in config.inputs:
         raise InputError(
             f'--labels: inputs.{name} holds events; expected an input of type = "label"; give '
@@ -104,7 +105,9 @@ def open_readers(inputs: Sequence[Input]) -> list[InputReader]:
     return [reader for each in inputs for reader in each.open_readers()]
 
 
-def _input(config: Config, name: str, locations: list[str | InputFile], opened: ExitStack) -> Input:
+def _input(
+    config: Config, name: str, locations: list[str | InputFile], exit_stack: ExitStack
+) -> Input:
     topic_ranges = [text for text in locations if isinstance(text, str) and is_topic_range(text)]
     log = find_internal_log(config, name, topic_of(topic_ranges[0])) if topic_ranges else None
     if log is None and name not in config.inputs:
@@ -114,7 +117,7 @@ def _input(config: Config, name: str, locations: list[str | InputFile], opened: 
     if topic_ranges:
         if len(locations) > 1:
             raise InputError(f"{name}={topic_ranges[0]}: expected one topic, and nothing besides")
-        return _topic_input(config, name, topic_ranges[0], log, opened)
+        return _topic_input(config, name, topic_ranges[0], log, exit_stack)
     files = [
         file
         for location in locations
@@ -134,10 +137,10 @@ def _input(config: Config, name: str, locations: list[str | InputFile], opened: 
 
 
 def _topic_input(
-    config: Config, name: str, address: str, log: Log | None, opened: ExitStack
+    config: Config, name: str, address: str, log: Log | None, exit_stack: ExitStack
 ) -> Input:
     topic = topic_of(address)
-    reader = opened.enter_context(TopicReader(config.kafka, config.group, topic))
+    reader = exit_stack.enter_context(TopicReader(config.kafka, config.group, topic))
     offset_ranges = resolve_ranges(
         reader, address, log.partitions if log else config.inputs[name].partitions
     )

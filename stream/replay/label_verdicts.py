@@ -16,7 +16,8 @@ VERDICTS_MAX: Final = 1_000
 
 
 def split_unclear(events: EventBatch) -> tuple[I64, Counter[str | None]]:
-    """(rows, counts): the rows of all events but unclear labels, and the unclear verdicts, counted."""
+    """(rows, counts): the rows of all events except labels with an unclear verdict; and the number of
+    these labels by verdict."""
     if not (events.type_code == LABEL_TYPE).any():
         return np.arange(len(events)), Counter()
     verdicts = events.text.get("verdict", pa.nulls(len(events), pa.string()))

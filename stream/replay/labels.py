@@ -43,8 +43,9 @@ ID_KEY: Final = hash_key("")
 """Event ids are joined by their 128-bit hashes. The key needs no secrecy: a collision would only
 attach a label to another event of the same file."""
 _ID: Final = [("id_low", pa.int64()), ("id_high", pa.int64())]
-_ROWS: Final = 1_000_000_000_000
-"""More than the rows of one table: the row numbers of several tables stay distinct."""
+_ROWS_MAX: Final = 1_000_000_000_000
+"""More than the rows of one table. Row r of the i-th event table is event i·`_ROWS_MAX` + r; a time t and
+an event are one number, t·`_ROWS_MAX`² + event, whose minimum is the first event."""
 EFFECTIVE_MS: Final = "greatest(label_ms, due_ms + 1)"
 """SQL for the time from which a label is effective: its own time, but not before 1 ms after due_ms, when
 its event is processed. So it follows the event even in a partition out of time order."""
@@ -53,20 +54,20 @@ its event is processed. So it follows the event even in a partition out of time 
 class EventTable:
     """The events of one input, in a Parquet file, for the join with labels.
 
-    entity_fields: the entity fields that labels copy from them. last_ms: the due time of the last event,
+    entity_fields: the entity fields that labels copy from them. last_due_ms: the due time of the last event,
     -1 without events.
     """
 
     def __init__(self, path: Path, entity_fields: Sequence[str]) -> None:
         self.path = path
-        self.last_ms = -1
+        self.last_due_ms = -1
         self._entity_fields = entity_fields
         texts = [(name, pa.string()) for name in entity_fields]
         times = [("event_ms", pa.int64()), ("due_ms", pa.int64())]
         self._schema = pa.schema([*_ID, *times, *texts])
 
-    def read(self, readers: Sequence[InputReader], make_route: Callable[[], Route]) -> None:
-        """Write all events of the input.
+    def fill(self, readers: Sequence[InputReader], make_route: Callable[[], Route]) -> None:
+        """Read all events of the input into the file.
 
         make_route: makes the route stage of a partition, which drops the same records as in the run,
         such as duplicates.
@@ -91,7 +92,7 @@ class EventTable:
         if not len(rows):
             return
         events, due_ms = events.take(rows), due_ms[rows]
-        self.last_ms = max(self.last_ms, int(due_ms.max()))
+        self.last_due_ms = max(self.last_due_ms, int(due_ms.max()))
         times = [pa.array(events.time_ms), pa.array(due_ms)]
         file.write([*_id_columns(events.event_id), *times, *_texts(events, self._entity_fields)])
 
@@ -107,15 +108,15 @@ class JoinedLabels:
     `event_without_entity`, `unknown_event`, `unclear` and `dead_letters`; of these, `before_event`
     (their time was before their event), `after_last_event`, and `ambiguous` (several events have the
     id; the first in event time is used); and repairs by field. dead_letters: unreadable labels, and
-    examples of labels with a repaired field. unclear: counts of verdicts that are neither fraud nor
-    honest; such labels are ignored.
+    examples of labels with a repaired field. unclear_verdicts: counts of verdicts that are neither fraud
+    nor honest; such labels are ignored.
     """
 
     reader: FileReader
     evaluation_only: Path
     counts: dict[str, int]
     dead_letters: list[DeadLetter]
-    unclear: Counter[str | None]
+    unclear_verdicts: Counter[str | None]
 
 
 def join(
@@ -131,7 +132,7 @@ def join(
     """
     database.check_installed()
     labels = _LabelTable(config, name, work_dir / f"{name}.read.part")
-    labels.read(readers)
+    labels.fill(readers)
     learning_fields = label_entity_fields(config, name)
     paths = [work_dir / f"{name}.{use}.part" for use in ("labels", "evaluation")]
     with database.open_database(work_dir) as connection:
@@ -145,11 +146,13 @@ def join(
     )
     assert counts["read"] == sum(counts[outcome] for outcome in outcomes), counts
     properties = ("before_event", "after_last_event", "ambiguous")
-    ordered = {
+    label_counts = {
         key: counts[key] for key in ("read", *outcomes, *properties)
     } | labels.repairs.counts()
     reader = FileReader(name, find_files(str(paths[0])), config.inputs[name])
-    return JoinedLabels(reader, paths[1], ordered, labels.dead_letters, labels.unclear)
+    return JoinedLabels(
+        reader, paths[1], label_counts, labels.dead_letters, labels.unclear_verdicts
+    )
 
 
 class _LabelTable:
@@ -167,13 +170,13 @@ class _LabelTable:
         entities = [field for field in fields if field in ENTITY_FIELDS]
         self.path = path
         self.texts = ["event_id", *LABEL_FIELDS, *entities]
-        self.unclear: Counter[str | None] = Counter()
+        self.unclear_verdicts: Counter[str | None] = Counter()
         self.repairs = FieldRepairs()
         self._name = name
         self._spec = config.inputs[name]
         self._decoder = Decoder(self._spec, config.limits, fields)
         self._has_entities = bool(entities)
-        self._read = 0
+        self._labels_read = 0
         self._dead_letters: list[DeadLetter] = []
         self._examples: list[DeadLetter] = []
         self._faults: Counter[str] = Counter()
@@ -189,11 +192,11 @@ class _LabelTable:
     @property
     def counts(self) -> dict[str, int]:
         """Labels read, and the unusable labels among them."""
-        unclear, dead_letters = self.unclear.total(), len(self._dead_letters)
-        return {"read": self._read, "unclear": unclear, "dead_letters": dead_letters}
+        unclear, dead_letters = self.unclear_verdicts.total(), len(self._dead_letters)
+        return {"read": self._labels_read, "unclear": unclear, "dead_letters": dead_letters}
 
-    def read(self, readers: Sequence[InputReader]) -> None:
-        """Write all labels of the logs. Raises InputError where none of them can be used."""
+    def fill(self, readers: Sequence[InputReader]) -> None:
+        """Read all labels of the logs into the file. Raises InputError where none can be used."""
         with TableFile(self.path, self._schema) as file:
             for labels in self._decoded(readers):
                 texts = _texts(labels, self.texts[1:])
@@ -201,13 +204,13 @@ class _LabelTable:
                 without_entity = pa.array(self._without_entity(labels))
                 times = pa.array(labels.time_ms)
                 file.write([*ids, times, without_entity, labels.event_id, *texts])
-        unclear, unreadable = self.unclear.total(), len(self._dead_letters)
-        if self._read and unreadable == self._read:
+        unclear, unreadable = self.unclear_verdicts.total(), len(self._dead_letters)
+        if self._labels_read and unreadable == self._labels_read:
             raise self._unreadable()
-        if unclear and unclear + unreadable == self._read:
+        if unclear and unclear + unreadable == self._labels_read:
             raise InputError(
-                f"{self._name}: none of {self._read} labels is fraud or honest; their verdicts are "
-                f"{most_common_verdicts(self.unclear)}; expected that "
+                f"{self._name}: none of {self._labels_read} labels is fraud or honest; their verdicts are "
+                f"{most_common_verdicts(self.unclear_verdicts)}; expected that "
                 f"inputs.{self._name}.fields.verdict names the path of the verdict, and that its "
                 'values translate it, such as { path = "…", values = { "True" = "fraud" } }'
             )
@@ -217,7 +220,7 @@ class _LabelTable:
             records for reader in readers for partitions in reader for records in partitions
         ):
             labels, faults, tombstones, repaired = self._decoder.read(records)
-            self._read += len(records) - tombstones
+            self._labels_read += len(records) - tombstones
             self._dead_letters += [to_dead_letter(fault, records) for fault in faults]
             examples = self.repairs.count(repaired, labels, records)
             examples_left = EXAMPLES_MAX - len(self._examples)
@@ -227,9 +230,9 @@ class _LabelTable:
             self._faults.update(fault.message for fault in faults)
             if len(self._dead_letters) > UNREADABLE_MAX:
                 raise self._unreadable()
-            clear, unclear = split_unclear(labels)
-            count_verdicts(self.unclear, unclear)
-            yield labels.take(clear) if unclear else labels
+            clear_rows, unclear_verdicts = split_unclear(labels)
+            count_verdicts(self.unclear_verdicts, unclear_verdicts)
+            yield labels.take(clear_rows) if unclear_verdicts else labels
 
     def _without_entity(self, labels: EventBatch) -> Bools:
         if self._has_entities:
@@ -249,7 +252,7 @@ class _LabelTable:
             '{ event_id = "…", time = "…", labelled_event_id = "…", verdict = "…" }'
         )
         return InputError(
-            f"{name}: {len(self._dead_letters)} of {self._read} labels cannot be read, {count} of "
+            f"{name}: {len(self._dead_letters)} of {self._labels_read} labels cannot be read, {count} of "
             f"them because of {message}; {expected}"
         )
 
@@ -277,11 +280,11 @@ class _Join:
         self._sql = sql
         self._texts = labels.texts
         self._learning_fields = learning_fields
-        last_ms = max((table.last_ms for table in events), default=-1)
+        last_due_ms = max((table.last_due_ms for table in events), default=-1)
         fields = ", ".join(learning_fields)
         has_entity = f"coalesce({fields}) IS NOT NULL" if learning_fields else "true"
         tables = (
-            f"SELECT *, file_row_number + {i * _ROWS} AS event_row, {has_entity} AS has_entity "
+            f"SELECT *, file_row_number + {i * _ROWS_MAX} AS event_row, {has_entity} AS has_entity "
             f"FROM {parquet_source(table.path, numbered=True)}"
             for i, table in enumerate(events)
         )
@@ -290,22 +293,22 @@ class _Join:
         sql.execute(f"CREATE VIEW labels AS SELECT *, file_row_number AS label_row FROM {source}")
         # one join or grouping at a time, because both would exceed the memory limit
         sql.execute(
-            f"CREATE TABLE pairs AS SELECT label_row, event_ms::HUGEINT * {_ROWS * _ROWS} + "
+            f"CREATE TABLE pairs AS SELECT label_row, event_ms::HUGEINT * {_ROWS_MAX * _ROWS_MAX} + "
             "event_row AS time_and_row, due_ms, has_entity FROM labels JOIN events USING (id_low, id_high)"
         )
         sql.execute(
-            "CREATE TABLE matches AS SELECT label_row, count(*) AS events, "
-            f"(min(time_and_row) % {_ROWS * _ROWS})::BIGINT AS event_row, "
+            "CREATE TABLE matches AS SELECT label_row, count(*) AS events_with_id, "
+            f"(min(time_and_row) % {_ROWS_MAX * _ROWS_MAX})::BIGINT AS event_row, "
             "arg_min(due_ms, time_and_row) AS due_ms, "
             "arg_min(has_entity, time_and_row) AS has_entity FROM pairs GROUP BY label_row"
         )
         sql.execute("DROP TABLE pairs")
         sql.execute(
             "CREATE TABLE joined AS SELECT *, NOT without_entity OR has_event AND has_entity AS "
-            f"learned, {last_ms} >= 0 AND time_ms > {last_ms} AS after_last_event FROM (SELECT "
+            f"learned, {last_due_ms} >= 0 AND time_ms > {last_due_ms} AS after_last_event FROM (SELECT "
             "label_row, label_ms, without_entity, due_ms, event_row, event_row IS NOT NULL AS has_event, "
             f"has_entity, CASE WHEN event_row IS NULL THEN label_ms ELSE {EFFECTIVE_MS} END AS time_ms, "
-            "events > 1 AS ambiguous FROM labels LEFT JOIN matches USING (label_row))"
+            "events_with_id > 1 AS ambiguous FROM labels LEFT JOIN matches USING (label_row))"
         )
         sql.execute("DROP TABLE matches")
 

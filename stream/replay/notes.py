@@ -57,7 +57,7 @@ class ReplayNotes:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._absent: dict[str, set[str]] = {}
-        self._unclear: dict[str, Counter[str | None]] = {}
+        self._unclear_verdicts: dict[str, Counter[str | None]] = {}
         self._dead_letters: dict[tuple[str, str], _DeadLetterCount] = {}
         self._texts: dict[str, SuspiciousTexts] = {}
         self._repaired: dict[str, dict[str, str]] = {}
@@ -84,10 +84,10 @@ class ReplayNotes:
             check.example = record_position(events, int(misplaced.rows[0]))
         check.misplaced += len(misplaced.rows)
 
-    def add_unclear_verdicts(self, name: str, unclear: Counter[str | None]) -> None:
+    def add_unclear_verdicts(self, name: str, verdicts: Counter[str | None]) -> None:
         """Count labels of an input that are neither fraud nor honest."""
-        if unclear:
-            count_verdicts(self._unclear.setdefault(name, Counter()), unclear)
+        if verdicts:
+            count_verdicts(self._unclear_verdicts.setdefault(name, Counter()), verdicts)
 
     def add_dead_letters(self, dead_letters: Sequence[DeadLetter]) -> None:
         """Count dead letters by their input and code, and remember the first examples of repairs."""
@@ -130,8 +130,8 @@ class ReplayNotes:
             total = sum(letters.count for letters in by_code.values())
             hint = commonest.hint
             spec, counts = self._config.inputs.get(topic), tally.inputs.get(topic, Counter())
-            objects = spec is not None and codec_spec(spec.codec).json_objects
-            if code == "malformed" and objects and not counts["passed"]:
+            is_json = spec is not None and codec_spec(spec.codec).json_objects
+            if code == "malformed" and is_json and not counts["passed"]:
                 hint = hint or "; expected one JSON object a line: a CSV must be named .csv"
             yield (
                 f"{topic}: {total:,} dead letters, {commonest.count:,} of them {code}, such as record "
@@ -194,10 +194,10 @@ class ReplayNotes:
 
     def _verdict_notes(self) -> Iterator[str]:
         """Labels without a clear verdict."""
-        for name, unclear in self._unclear.items():
+        for name, verdicts in self._unclear_verdicts.items():
             yield (
-                f"{name}: {unclear.total():,} labels are neither fraud nor honest: "
-                f"{most_common_verdicts(unclear)}; no model learns from them, and their events "
+                f"{name}: {verdicts.total():,} labels are neither fraud nor honest: "
+                f"{most_common_verdicts(verdicts)}; no model learns from them, and their events "
                 f"are evaluated as honest, like all events without a label; translate them by "
                 f"inputs.{name}.fields.verdict"
             )

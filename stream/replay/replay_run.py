@@ -40,7 +40,7 @@ class ReplayRun:
     """The shards of one configuration, and the folder of its results.
 
     provenance: everything that determines the results. span: the events to evaluate. decoders: input →
-    the decoder that several runs share. cpu_s: the CPU time of the run, without the shared decoding.
+    the decoder that several runs share. cpu_s: the CPU time of the run, shared decoding excluded.
     Raises InputError, before anything is read, for a folder that cannot be used.
     """
 
@@ -92,7 +92,7 @@ class ReplayRun:
         """Record a label file's counts and the labels that no model learns from."""
         self._tally.labels[name] = joined.counts
         self._tally.dead_letters += joined.counts["dead_letters"]
-        self._notes.add_unclear_verdicts(name, joined.unclear)
+        self._notes.add_unclear_verdicts(name, joined.unclear_verdicts)
         self._notes.add_dead_letters(joined.dead_letters)
         self._files.add([], joined.dead_letters)
         for labels in read_labels(joined.evaluation_only):
@@ -101,7 +101,8 @@ class ReplayRun:
     def process(self, input_name: str, records: Records) -> ShardOutput:
         """Process the next records of a partition of an input, and write their output."""
         if input_name in self._decoders:
-            self._decoders[input_name].read(records)  # not in this run's CPU time
+            # decode before the measurement: the shared decoder then returns this batch again
+            self._decoders[input_name].read(records)
         with self._cpu_measured():
             output = self._cluster.process(input_name, records)
             self._tally.add(output)
@@ -109,9 +110,10 @@ class ReplayRun:
             from_table = not isinstance(records.values, list)
             self._notes.add_batch(input_name, output, from_table=from_table)
             if (events := output.event_columns) is not None:
-                clear, unclear = split_unclear(events)
-                self._notes.add_unclear_verdicts(input_name, unclear)
-                self._files.add_labels(labels_among(events.take(clear) if unclear else events))
+                clear_rows, unclear_verdicts = split_unclear(events)
+                self._notes.add_unclear_verdicts(input_name, unclear_verdicts)
+                clear_events = events.take(clear_rows) if unclear_verdicts else events
+                self._files.add_labels(labels_among(clear_events))
         return output
 
     def enqueue(self, records: Records, output: ShardOutput, due_ms: I64) -> None:
@@ -166,9 +168,9 @@ def _cluster(
 ) -> InMemoryCluster:
     """The shards of a run. The topic of a record is that of its input; for labels it is the input's name."""
     config = request.config
-    recorded = {source.topic: source.log for source in request.events if source.log}
+    recorded = {source.topic: source.log for source in request.event_inputs if source.log}
     topics = {name: spec.topic for name, spec in config.inputs.items()}
-    topics |= {source.name: source.topic for source in request.events if not source.log}
-    topics |= {source.name: source.name for source in request.labels}
+    topics |= {source.name: source.topic for source in request.event_inputs if not source.log}
+    topics |= {source.name: source.name for source in request.label_inputs}
     shards = ShardFactory(config, run, topics, decoders, selection)
     return InMemoryCluster(config, run, topics, selection, recorded, shards)

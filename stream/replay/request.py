@@ -15,28 +15,29 @@ from stream.replay.time_split import TimeSplit
 class RunRequest(NamedTuple):
     """The request for one run.
 
-    name: the heading of its page. events, labels: its inputs, opened. writes_features: whether to write
-    features.parquet.
+    name: the heading of its page. event_inputs, label_inputs: open until the exit stack closes them.
+    writes_features: whether to write features.parquet.
     """
 
     name: str
     config: Config
     out_dir: Path
-    events: list[Input]
-    labels: list[Input]
+    event_inputs: list[Input]
+    label_inputs: list[Input]
     split: TimeSplit
     writes_features: bool = False
 
     def provenance(self) -> Provenance:
         """Everything that determines the results; reads every local file for its content_id."""
         events, labels = (
-            [source.manifest_entry() for source in inputs] for inputs in (self.events, self.labels)
+            [source.manifest_entry() for source in inputs]
+            for inputs in (self.event_inputs, self.label_inputs)
         )
         return manifest.provenance(self.config, events, labels, self.split, self.writes_features)
 
-    def sources(self) -> list[Input]:
-        """The inputs of events that are not internal topics."""
-        return [source for source in self.events if source.log is None]
+    def external_inputs(self) -> list[Input]:
+        """The event inputs that are not internal topics."""
+        return [source for source in self.event_inputs if source.log is None]
 
 
 def run_request(
@@ -46,18 +47,18 @@ def run_request(
     inputs: InputLocations,
     labels: InputLocations,
     split: TimeSplit,
-    opened: ExitStack,
+    exit_stack: ExitStack,
     *,
     writes_features: bool = False,
 ) -> RunRequest:
-    """Find the inputs of a run. opened: closes them.
+    """Find and open the inputs of a run. exit_stack: closes them.
 
     Raises InputError for inputs that cannot be used, or not together.
     """
     if not inputs:
         raise InputError("no input was given; expected NAME=PATH for at least one input")
     event_inputs, label_inputs = (
-        find_inputs(config, locations, opened) for locations in (inputs, labels)
+        find_inputs(config, locations, exit_stack) for locations in (inputs, labels)
     )
     request = RunRequest(name, config, out_dir, event_inputs, label_inputs, split, writes_features)
     _check_topics(request)
@@ -77,8 +78,9 @@ def run_request(
 def _check_topics(request: RunRequest) -> None:
     """Raise InputError where records of two inputs would have the same positions."""
     topics: dict[str, str] = {}
-    for source in (*request.events, *request.labels):
-        topic = source.topic if source in request.events else source.name
+    for source in (*request.event_inputs, *request.label_inputs):
+        # records of labels have the input's name as their topic, see `JoinedLabels.reader`
+        topic = source.topic if source in request.event_inputs else source.name
         if topic in topics:
             raise InputError(
                 f"{source.name}: its records and those of {topics[topic]} have the same topic, {topic}, "

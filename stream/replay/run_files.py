@@ -109,7 +109,7 @@ class RunFiles:
         span: EvaluationSpan,
         provenance: Provenance,
     ) -> None:
-        self._parts = {name: out_dir / (name + PART_SUFFIX) for name in FILES}
+        self._temporary_paths = {name: out_dir / (name + PART_SUFFIX) for name in FILES}
         self._out_dir = out_dir
         self._config = config
         self._alert_builder = alert_builder
@@ -130,7 +130,7 @@ class RunFiles:
     def _open(self) -> None:
         shutil.rmtree(self.work_dir, ignore_errors=True)  # left by a killed replay
         self.work_dir.mkdir()
-        open_file, parts = self._open_files.enter_context, self._parts
+        open_file, parts = self._open_files.enter_context, self._temporary_paths
         self._alert_lines: IO[bytes] = open_file(parts[ALERT_LINES].open("wb"))
         self._dead_letters: IO[bytes] = open_file(parts[DEAD_LETTERS].open("wb"))
         self._alerts = open_file(TableFile(parts[ALERTS], ALERT_COLUMNS, ALERT_GROUP_ROWS))
@@ -155,7 +155,7 @@ class RunFiles:
             self._open_files.close()
         finally:
             shutil.rmtree(self.work_dir, ignore_errors=True)
-            for part in self._parts.values():
+            for part in self._temporary_paths.values():
                 part.unlink(missing_ok=True)
 
     def add(
@@ -173,13 +173,13 @@ class RunFiles:
                 file.add(events)
 
     def add_labels(self, labels: LabelBatch) -> None:
-        """Write labels as they became known."""
+        """Collect labels for labels.parquet."""
         self.labels_accepted += len(labels.time_ms)
         self._labels.add(labels)
 
-    def part(self, name: str) -> Path:
+    def temporary_path(self, name: str) -> Path:
         """The temporary path of a file."""
-        return self._parts[name]
+        return self._temporary_paths[name]
 
     def close(self) -> None:
         """Complete the tables, except incidents and frauds, which are computed from the others."""
@@ -189,38 +189,40 @@ class RunFiles:
     def write_frauds(self, frauds: Iterable[pa.RecordBatch]) -> None:
         """Write frauds.parquet."""
         schema = fraud_columns(self._config)
-        with TableFile(self._parts[FRAUDS], schema) as file:
+        with TableFile(self._temporary_paths[FRAUDS], schema) as file:
             file.write_batches(frauds)
 
     def write_incidents(self) -> None:
         """Write incidents.parquet, with frauds if frauds.parquet is written."""
-        parts = self._parts
+        parts = self._temporary_paths
         labelled = (parts[FRAUDS], parts[LABELS]) if parts[FRAUDS].exists() else None
         tables = parts[INCIDENTS], parts[ALERTS], parts[SCORES]
         write_incidents(self._config, self._span, *tables, labelled)
 
     def incidents_opened(self) -> OpenedIncidents:
         """The incidents opened in the evaluated time, from the written tables."""
-        parts = self._parts
+        parts = self._temporary_paths
         opened = read_opened_incidents(parts[INCIDENTS], parts[ALERTS], parts[ALERT_LINES])
         return opened._replace(incidents=add_first_events(opened.incidents, parts[SCORES]))
 
     def finish(self, summary: Summary, page: str | None) -> None:
         """Write summary, page and manifest, and rename all files to their final names, the summary last."""
         if page is not None:
-            self._parts[PAGE].write_text(page, "utf-8")
-        self._parts[SUMMARY].write_bytes(msgspec.json.format(msgspec.json.encode(summary)) + b"\n")
+            self._temporary_paths[PAGE].write_text(page, "utf-8")
+        self._temporary_paths[SUMMARY].write_bytes(
+            msgspec.json.format(msgspec.json.encode(summary)) + b"\n"
+        )
         not_hashed = {*TIMING_FILES, MANIFEST}
         outputs = {
             name: path
-            for name, path in self._parts.items()
+            for name, path in self._temporary_paths.items()
             if path.exists() and name not in not_hashed
         }
-        self._parts[MANIFEST].write_bytes(encode_manifest(self._provenance, outputs))
+        self._temporary_paths[MANIFEST].write_bytes(encode_manifest(self._provenance, outputs))
         # A folder with a summary is a complete run: remove the old summary first, rename the new one last.
         (self._out_dir / SUMMARY).unlink(missing_ok=True)
         for name in FILES:
-            if self._parts[name].exists():
-                self._parts[name].replace(self._out_dir / name)
+            if self._temporary_paths[name].exists():
+                self._temporary_paths[name].replace(self._out_dir / name)
             else:
                 (self._out_dir / name).unlink(missing_ok=True)

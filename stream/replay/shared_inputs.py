@@ -33,8 +33,8 @@ def open_logs_and_join_labels(
     labels = _joined_labels(runs)  # reads all events once, before the runs read them
     shared: dict[_InputKey | tuple[str, ReplayRun], tuple[Input, list[ReplayRun]]] = {}
     for run in runs:
-        for source in run.request.events:
-            key = (source.topic, run) if source.log else _key(run.config, source)
+        for source in run.request.event_inputs:
+            key = (source.topic, run) if source.log else _input_key(run.config, source)
             shared.setdefault(key, (source, []))[1].append(run)
     in_order = sorted(shared.values(), key=lambda entry: list(names).index(entry[0].name))
     events = ((reader, read_by) for source, read_by in in_order for reader in source.open_readers())
@@ -61,41 +61,44 @@ class _JoinedInput:
     def table(self, folder: Path) -> EventTable:
         """The events of the input after decoding and routing, the same as in the runs."""
         table = EventTable(folder / "events.part", sorted(self.entity_fields))
-        table.read(self.input.open_readers(), partial(make_route, self.config, self.input.name))
+        table.fill(self.input.open_readers(), partial(make_route, self.config, self.input.name))
         return table
 
 
 def _joined_labels(runs: Sequence[ReplayRun]) -> list[tuple[InputReader, list[ReplayRun]]]:
     """A reader of each label input after the join, with its run."""
-    labelled = [run for run in runs if run.request.labels]
+    labelled = [run for run in runs if run.request.label_inputs]
     shared: dict[_InputKey, _JoinedInput] = {}
     for run in labelled:
-        names = [source.name for source in run.request.labels]
-        for source in run.request.events:
+        names = [source.name for source in run.request.label_inputs]
+        for source in run.request.event_inputs:
             new = _JoinedInput(source, run.config)
-            joined_input = shared.setdefault(_key(run.config, source), new)
+            joined_input = shared.setdefault(_input_key(run.config, source), new)
             joined_input.entity_fields.update(
                 *(label_entity_fields(run.config, name) for name in names)
             )
-    with ExitStack() as opened:
+    with ExitStack() as exit_stack:
         folders = (
-            Path(opened.enter_context(TemporaryDirectory(dir=labelled[0].work_dir))) for _ in shared
+            Path(exit_stack.enter_context(TemporaryDirectory(dir=labelled[0].work_dir)))
+            for _ in shared
         )
         tables = {key: joined.table(next(folders)) for key, joined in shared.items()}
         labels = [
-            (_join(run, source, tables), [run]) for run in labelled for source in run.request.labels
+            (_join(run, source, tables), [run])
+            for run in labelled
+            for source in run.request.label_inputs
         ]
     pa.default_memory_pool().release_unused()  # the runs need the memory
     return labels
 
 
 def _join(run: ReplayRun, labels: Input, tables: Mapping[_InputKey, EventTable]) -> InputReader:
-    events = [tables[_key(run.config, source)] for source in run.request.events]
+    events = [tables[_input_key(run.config, source)] for source in run.request.event_inputs]
     joined = join(run.config, labels.name, labels.open_readers(), events, run.work_dir)
     run.add_joined_labels(labels.name, joined)
     return joined.reader
 
 
-def _key(config: Config, source: Input) -> _InputKey:
+def _input_key(config: Config, source: Input) -> _InputKey:
     window, is_read = config.limits.duplicate_window, is_input_read(config, source.name)
     return _InputKey(decoding_key(config, source.name), window, is_read)

@@ -26,9 +26,10 @@ Counts = dict[str, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EvaluatedSpan:
-    """The evaluated events: from from_time on and before until_time, null where there is no bound.
+class EvaluatedEvents:
+    """The evaluated events, and the alerts on them.
 
+    from_time, until_time: they are from from_time on and before until_time; null where there is no bound.
     events: their number. alerts: monitor → alerts on them. alerts_per_day: monitor → alerts per day
     between the first and the last evaluated event; null if that time is empty.
     """
@@ -48,8 +49,9 @@ class Summary:
     inputs: input → counters of the route stage, summed over partitions. monitors: monitor → counters of
     its watch stage, and "assess" → counters of assess. adds_up: monitor → whether read = scored + not applicable + labels +
     duplicate + tombstone + dead letters; without monitors whose internal topic was replayed. alerts:
-    by monitor. evaluation_span: the evaluated time, with its events and alerts; alerts_published: all
-    alerts in it; incidents: those with the highest scores of the incidents_opened in it. labels:
+    monitor → alerts at any time. evaluation_span: the evaluated time, with its events and alerts.
+    alerts_published, incidents_opened: the number of alerts and of incidents in the evaluated time;
+    incidents: those of them with the highest scores. labels:
     input → counts of a label file. labels_accepted: labels with a verdict, from files and from the
     events. evaluation: measures against the labels, null without labels; no_evaluation_reason: why it
     is null. notes: warnings about the inputs, a sentence each. headline: the result in one sentence.
@@ -68,7 +70,7 @@ class Summary:
     alerts: Counts
     alerts_published: int
     incidents_opened: int
-    evaluation_span: EvaluatedSpan
+    evaluation_span: EvaluatedEvents
     dead_letters: int
     labels: dict[str, Counts]
     labels_accepted: int
@@ -174,7 +176,7 @@ def summarize(
         alerts={name: tally.alerts[name] for name in names},
         alerts_published=tally.evaluated_alerts.total(),
         incidents_opened=opened.total,
-        evaluation_span=EvaluatedSpan(
+        evaluation_span=EvaluatedEvents(
             from_time=_iso(tally.span.from_ms),
             until_time=_iso(tally.span.until_ms),
             events=tally.evaluated_events,

@@ -105,8 +105,9 @@ class ScoreFile(TableFile):
         self._monitors = {monitor.name: value_names(monitor) for monitor in config.monitors}
         scorers, learns = scoring_nodes(config), bool(learning_inputs(config))
         self._scorers = [node.name for node in scorers]
-        self._combining = [node.name for node in scorers if node.combines_reports and learns]
-        """Assess, if it learns from labels: only then does it score every event."""
+        self._final_scorers = [node.name for node in scorers if node.combines_reports and learns]
+        """The stage whose score is the event's combined score: assess, if it learns from labels, since
+        only then it scores every event. Else empty: the monitors' p-values are combined here."""
         self._fields = entity_columns(config)
         self._span = span
         self._display_ids = display_ids
@@ -126,10 +127,10 @@ class ScoreFile(TableFile):
             else absent
             for name in self._scorers
         ]
-        combining = next((name for name in self._combining if name in scores_by_stage), None)
+        final_scorer = next((name for name in self._final_scorers if name in scores_by_stage), None)
         combined = (
-            scores_by_stage[combining].p_value
-            if combining
+            scores_by_stage[final_scorer].p_value
+            if final_scorer
             else combine(p_values[: len(self._monitors)])
         )
         topics = pa.array([topic for topic, _ in events.sources], pa.string())

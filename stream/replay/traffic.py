@@ -12,8 +12,8 @@ from schemas.events import TYPES
 from stream.replay.incidents import SEVERITIES
 
 BUCKETS_MAX: Final = 250
-WIDTHS_MIN: Final = (1, 5, 15, 30, 60, 120, 240, 480, 1_440, 10_080, 40_320, 524_160)
-"""Bucket widths in minutes. Each is a multiple of the one before, so that buckets can be merged. The
+BUCKET_MINUTES: Final = (1, 5, 15, 30, 60, 120, 240, 480, 1_440, 10_080, 40_320, 524_160)
+"""Widths of buckets. Each is a multiple of the one before, so that buckets can be merged. The
 last is 364 days: enough for every time that an event may have."""
 
 
@@ -35,7 +35,7 @@ class TrafficCounter:
     """Counts events and alerts by time in bounded memory, whatever the span."""
 
     def __init__(self) -> None:
-        self._width = 0
+        self._width_index = 0
         self._counts: Counter[tuple[int, str, bool]] = Counter()
         self._first_ms: int | None = None
         self._last_ms = 0
@@ -72,7 +72,7 @@ class TrafficCounter:
 
     @property
     def _bucket_ms(self) -> int:
-        return WIDTHS_MIN[self._width] * 60_000
+        return BUCKET_MINUTES[self._width_index] * 60_000
 
     def _widen(self, first_ms: int, last_ms: int) -> None:
         """Include these times; widen the buckets until there are at most `BUCKETS_MAX`."""
@@ -81,9 +81,9 @@ class TrafficCounter:
         before_ms = self._bucket_ms
         while (
             self._last_ms // self._bucket_ms - self._first_ms // self._bucket_ms >= BUCKETS_MAX
-            and self._width < len(WIDTHS_MIN) - 1
+            and self._width_index < len(BUCKET_MINUTES) - 1
         ):
-            self._width += 1
+            self._width_index += 1
         if self._bucket_ms != before_ms:
             factor = self._bucket_ms // before_ms
             wider: Counter[tuple[int, str, bool]] = Counter()

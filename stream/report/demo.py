@@ -71,7 +71,7 @@ def render_demo(facts: DemoFacts) -> str:
         [traffic_chart(facts.traffic, _marks(facts.alerts), spans)],
         {
             "demo": facts,
-            "headline": [(description, value, "") for value, description in facts.figures],
+            "headline_figures": [(description, value, "") for value, description in facts.figures],
             "alerts_sentence": _alerts_sentence,
         },
     )

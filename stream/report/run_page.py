@@ -51,7 +51,7 @@ COUNTING_NOTE: Final = (
     "Alerts and incidents of each monitor, and of assess, are counted separately: one event may have "
     "several."
 )
-SHORTFALLS: Final = {
+BAND_TEXTS: Final = {
     "held back": "nothing: the alert was held back, over budget",
     "budget": "nothing: the budget did not allow it then",
     "not scored": "no monitor scored them",
@@ -72,10 +72,12 @@ def render_run(summary: Summary) -> str:
             "summary": summary,
             "evaluation": evaluation,
             "lead": _lead(summary),
-            "headline": [*(headline(evaluation) if evaluation else _counts_headline(summary))],
+            "headline_figures": [
+                *(headline_figures(evaluation) if evaluation else _count_figures(summary))
+            ],
             "definitions": [*definitions, ("Counting", COUNTING_NOTE)],
             "levels": LEVELS,
-            "shortfalls": SHORTFALLS,
+            "band_texts": BAND_TEXTS,
             "not_surprising_features": sorted(
                 features,
                 key=lambda feature: (feature.share_caught or 0.0) - (feature.share_missed or 0.0),
@@ -91,11 +93,11 @@ def render_run(summary: Summary) -> str:
     )
 
 
-def headline(evaluation: Evaluation) -> Iterator[tuple[str, str, str]]:
+def headline_figures(evaluation: Evaluation) -> Iterator[tuple[str, str, str]]:
     """The headline figures: description, value, and interval or another note."""
     view, level = evaluation.views[0], evaluation.level
     ranked, incidents, delay = view.levels[level], view.levels["incidents"], view.delay
-    share, low_rate_recall = view.amount.caught_share, ranked.recall_at_false_positives
+    share, recall_at_false_positives = view.amount.caught_share, ranked.recall_at_false_positives
     if evaluation.events_known:
         yield "of the frauds' amount caught", format_percent(share.value), percent_interval(share)
     else:
@@ -132,8 +134,8 @@ def headline(evaluation: Evaluation) -> Iterator[tuple[str, str, str]]:
     false_positives = format_percent(evaluation.false_positives)
     yield (
         f"of frauds found at {false_positives} false positives",
-        format_percent(low_rate_recall.value),
-        percent_interval(low_rate_recall),
+        format_percent(recall_at_false_positives.value),
+        percent_interval(recall_at_false_positives),
     )
     if not evaluation.events_known:
         return
@@ -187,7 +189,7 @@ def _spans_not_evaluated(summary: Summary) -> Iterator[ShadedSpan]:
         yield ShadedSpan(max(until_ms, first_ms), last_ms, "learned only", is_neutral=True)
 
 
-def _counts_headline(summary: Summary) -> Iterator[tuple[str, str, str]]:
+def _count_figures(summary: Summary) -> Iterator[tuple[str, str, str]]:
     """The headline figures of a run without an evaluation."""
     evaluated = " evaluated" if summary.evaluation_span.events < summary.events else ""
     yield f"events{evaluated}", format_count(summary.evaluation_span.events), ""

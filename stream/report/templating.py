@@ -29,11 +29,12 @@ def render(
     title: str,
     sections: Mapping[str, str],
     charts: Iterable[Chart],
-    facts: Mapping[str, Any],
+    variables: Mapping[str, Any],
 ) -> str:
     """The page of a template: one HTML file that loads nothing.
 
-    sections: id → heading, in the order of the page. charts: those that the template shows.
+    sections: id → heading, in the order of the page. charts: those that the template shows. variables:
+    the others that the template uses.
     """
     by_key = {chart.key: chart for chart in charts}
     return (
@@ -44,7 +45,7 @@ def render(
             sections=sections,
             charts=by_key,
             document=_document({key: chart.data for key, chart in by_key.items()}),
-            **facts,
+            **variables,
         )
     )
 

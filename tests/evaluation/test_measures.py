@@ -123,7 +123,7 @@ def test_a_scenario_is_measured_against_everything_honest() -> None:
         truth, score = of.scenario_index[rows] == s, of.score[rows]
         assert found.scenario_auc[s] == pytest.approx(metrics.roc_auc_score(truth, score))
         precision = metrics.average_precision_score(truth, score)
-        assert found.scenario_precision[s] == pytest.approx(precision)
+        assert found.scenario_average_precision[s] == pytest.approx(precision)
 
 
 def test_the_precision_recall_curve_lies_on_scikit_learns() -> None:

@@ -18,7 +18,7 @@ from numpy.random import default_rng
 from schemas.alerts import json_schema
 from schemas.records import Records
 from schemas.reports import ReportBatch
-from stream.cli.run_output import describe_topics
+from stream.cli.run_output import repeated_event_warning
 from stream.config import Config, load, parse
 from stream.errors import InputError
 from stream.inputs import FileReader
@@ -341,7 +341,7 @@ def test_events_that_count_twice_are_noted(tmp_path: Path, monkeypatch: pytest.M
         inputs = [(name, f"kafka://{places[name]}") for name in names]
         summary = replay(using, inputs, tmp_path / "out", lambda *_: None)
         assert (summary.events > 300) == bool(told)
-        assert describe_topics(summary).count("warning: an event that is in") == told
+        assert repeated_event_warning(summary).count("warning: an event that is in") == told
 
 
 def test_inputs_are_not_mistaken_for_each_other(tmp_path: Path) -> None:
