@@ -60,6 +60,19 @@ def test_the_first_split_gains_most(seed: int) -> None:
     assert gain == pytest.approx(best_gain(x, y), rel=1e-9)
 
 
+def test_a_split_needs_a_gain() -> None:
+    """No split separates rows of which each half has the same share of outcomes; one more fraud in a
+    half makes a gain, however few rows there are."""
+    x = np.repeat([0.0, 1.0], 40)[:, None]
+    even = np.tile(np.repeat([0.0, 1.0], [38, 2]), 2)
+    uneven = even.copy()
+    uneven[0] = 1.0
+    for outcome, split in ((even, -1), (uneven, 0)):
+        trees = boosting.empty()
+        boosting.fit(trees, x, outcome)
+        assert trees.feature[0, 0] == split
+
+
 @pytest.mark.slow
 def test_it_predicts_as_well_as_a_library() -> None:
     """On rows it has not seen its log loss is within 2 % of scikit-learn's boosted trees'."""

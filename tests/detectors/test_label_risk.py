@@ -147,6 +147,23 @@ def test_memory_is_bounded_and_the_oldest_is_evicted() -> None:
         assert len(np.unique(state[name])) == np.count_nonzero(state[name]) == 16
 
 
+@pytest.mark.parametrize("count", [1, 3, 8])
+def test_the_last_label_of_an_event_counts_in_every_slot(count: int) -> None:
+    """In a memory of eight labels, up to eight events are labelled five times: the last label of each
+    counts, once. A label without an event takes no other label's slot."""
+    spec = LabelRiskSpec(name="risk", labels_max=8)
+
+    def labels(verdict: str) -> list[Row]:
+        return [label(0.0, verdict, "a", of=f"e{k}") for k in range(count)]
+
+    rows = [row for verdict in ("fraud", "honest", "fraud", "honest") for row in labels(verdict)]
+    rows += [event(0.0), label(0.0, "honest", "b"), *labels("fraud"), event(0.0)]
+    found = DetectorHarness(spec).process(rows)
+    m = np.array([1.0 / (100.0 + count), (count + 1.0) / (101.0 + count)])
+    assert found["expected"] == pytest.approx(m)
+    assert found["value"] == pytest.approx((4.0 * m + np.array([0.0, count])) / (4.0 + count))
+
+
 def test_a_label_never_subtracts_more_than_was_added() -> None:
     """A correction of a label whose account was displaced leaves no negative sum."""
     spec = LabelRiskSpec(name="risk", keys_max=8, labels_max=100)

@@ -9,12 +9,25 @@ from scipy import special, stats  # type: ignore[import-untyped]  # comes with r
 from detectors.entities import AdmittedEvents
 from detectors.models import tail
 from detectors.models.tail import TailSpec
-from detectors.models.tail.layout import BLOCK_WORDS, ENTITY_WORDS, LANES, MEAN, MEMORY_EVENTS
+from detectors.models.tail.cohort import update_strange_share
+from detectors.models.tail.layout import (
+    BLOCK_LANES,
+    BLOCK_WORDS,
+    COHORT_WORDS,
+    ENTITY_WORDS,
+    IS_STRANGE,
+    LANES,
+    MEAN,
+    MEMORY_EVENTS,
+    STRANGE_SHARE,
+    VALUE,
+)
 from detectors.models.tail.normal import normal_of_t, t_of_normal
 from detectors.models.tail.rate import SHAPE_MAX, surprise_of_count
 from detectors.models.tail.share import PRIOR_EVENTS
 from detectors.monitor import Monitor, MonitorSpec
 from detectors.numeric.beta import incomplete_beta
+from detectors.numeric.protection import MODEL_WRONG_SHARE, SHARE_MEMORY
 from detectors.spec import FeatureSpec, seconds
 from schemas.columns import F64, I64
 from tests.streams import batch
@@ -236,3 +249,65 @@ def test_an_entity_is_compared_with_its_own_cohort_once_that_is_known() -> None:
     assert cheap < 1e-4
     assert dear > 0.3
     assert 0.05 < unknown < 0.5
+
+
+@pytest.mark.parametrize("family", [tail.NORMAL, tail.RATE, tail.SHARE])
+def test_a_feature_is_scored_alike_in_every_lane(family: int) -> None:
+    """Eleven features with the same values, in two blocks, are each scored as one feature is alone,
+    and protected as it is; different features are scored alike in any order."""
+    draw = np.random.Generator(np.random.PCG64(5))
+    row = draw.integers(0, 9, 2_000)
+    some = draw.gamma(0.5, 2.0, (11, 2_000))
+    some[:, 1_500:][:, row[1_500:] == 0] *= 30.0  # a burst of one entity is strange
+    if family == tail.SHARE:
+        some = (some > 1.0).astype(np.float64)
+    elif family == tail.NORMAL:
+        some = np.log1p(some)
+    alone = _score_features(row, some[:1], family)
+    same = _score_features(row, np.repeat(some[:1], 11, axis=0), family)
+    for one, many in zip(alone[:-1], same[:-1], strict=True):
+        assert np.array_equal(many, np.repeat(one, 11, axis=0), equal_nan=True)
+    assert np.array_equal(alone.trees_may_learn, same.trees_may_learn)
+    order = draw.permutation(11)
+    found, permuted = (_score_features(row, values, family) for values in (some, some[order]))
+    for one, other in zip(found[:-1], permuted[:-1], strict=True):
+        assert np.array_equal(one[order], other, equal_nan=True)
+
+
+def _score_features(row: I64, values: F64, family: int) -> tail.TailOutput:
+    """Score features of one family. values: float64[features, n]."""
+    count = len(values)
+    layout = tail.tail_layout(
+        [family] * count,
+        [tail.HIGH] * count,
+        shift=[0.0] * count,
+        root=[False] * count,
+        low=[0.0] * count,
+        high=[1.0] * count,
+    )
+    words = np.zeros((int(row.max()) + 1, tail.words_per_entity(layout)))
+    cohort = np.zeros((1, len(layout.blocks), tail.COHORT_WORDS))
+    out = tail.empty_output(count, len(row))
+    admitted = _admitted(row)
+    tail.score(words, 0, admitted, values, layout, 1e15, cohort, np.zeros(len(row), np.int64), out)
+    return out
+
+
+@pytest.mark.parametrize("learn", [True, False])
+def test_where_most_values_are_strange_none_is(learn: bool) -> None:
+    """Each lane's share of strange values follows the learned events alone; from `MODEL_WRONG_SHARE`
+    on no value of that lane is strange, in other lanes all are as before."""
+    below, above = MODEL_WRONG_SHARE - 0.001, MODEL_WRONG_SHARE + 0.001
+    shares = np.array([0.0, below, above, 0.5, 0.0, below, above, 0.5])
+    strange = np.array([1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 1.0])
+    values = np.array([2.0] * 7 + [np.nan])
+    everybody, lanes = np.zeros(COHORT_WORDS), np.zeros(BLOCK_LANES)
+    everybody[STRANGE_SHARE : STRANGE_SHARE + LANES] = shares
+    lanes[IS_STRANGE : IS_STRANGE + LANES] = strange
+    lanes[VALUE : VALUE + LANES] = values
+    update_strange_share(everybody, lanes, learn)
+    after = shares + (strange - shares) / SHARE_MEMORY if learn else shares.copy()
+    after[7] = shares[7]
+    found = everybody[STRANGE_SHARE : STRANGE_SHARE + LANES]
+    assert found == pytest.approx(after, rel=1e-12)
+    assert lanes[IS_STRANGE : IS_STRANGE + LANES].tolist() == [1, 1, 0, 0, 0, 0, 0, 0]

@@ -368,6 +368,37 @@ def test_a_day_without_events_is_none(tmp_path: Path) -> None:
     assert len(evaluation.views[0].budget) > 3
 
 
+def test_small_figures_are_exact(tmp_path: Path) -> None:
+    """Of three frauds on two of three days two are caught: amounts, days and the budget curve are
+    those counted by hand from the rows and their scores."""
+    day = 24 * 60
+    rows = [*QUIET, payment(200, "a", 150.25), payment(201, "b1", 40.5), payment(day, "c", 5.0)]
+    rows += [payment(day + 20, "d", 300.0), payment(3 * day, "e", 7.75)]
+    rows += [payment(3 * day + 1, "f", 120.0)]
+    known = START_MS + 5 * DAY_MS
+    labels = [fraud("e200", known), fraud("e201", known), fraud(f"e{3 * day}", known)]
+    _, evaluation = run(tmp_path, rows, labels)
+    view = evaluation.views[0]
+    assert [(one.events, one.amount_fraud, one.amount_caught) for one in view.days] == [
+        *((102, 190.75, 190.75), (2, 0.0, 0.0), (2, 7.75, 0.0))
+    ]
+    [kind] = view.scenarios
+    assert (kind.amount, kind.amount_caught, kind.amount_missed) == (198.5, 190.75, 7.75)
+    frauds = {"e200": 150.25, "e201": 40.5, f"e{3 * day}": 7.75}
+    scored = [(r["score"], r["event_id"]) for r in rows_of(tmp_path, "scores") if r["score"]]
+    assert len(view.budget) > 5
+    for point in view.budget:
+        above = [event_id for score, event_id in scored if score >= point.score]
+        lower = max((score for score, _ in scored if score < point.score), default=None)
+        assert len(above) == point.events <= 3 * point.alerts_per_day
+        if lower is not None:
+            assert sum(score >= lower for score, _ in scored) > 3 * point.alerts_per_day
+        hits = [event_id for event_id in above if event_id in frauds]
+        assert point.precision == len(hits) / len(above)
+        assert point.recall == len(hits) / 3
+        assert point.amount_caught_share == sum(frauds[one] for one in hits) / 198.5
+
+
 def test_alerts_are_counted_by_their_own_time(tmp_path: Path) -> None:
     """An alert behind the span is not among those of a view, though its incident opened inside."""
     rows = [*NO_ALERT, *(payment(100 + i, "a", 150.0) for i in range(20))]

@@ -114,6 +114,23 @@ def test_every_resample_is_measured_as_scikit_learn_does(
         assert found.recall_at_false_positives[b] == recall_at(truth, of.score, weight)
 
 
+@pytest.mark.parametrize(("honest", "frauds"), [(0, 3), (1, 3), (2, 3), (3, 0), (3, 1)])
+def test_few_rows_are_measured_where_both_kinds_are(honest: int, frauds: int) -> None:
+    """Where the frauds score highest every measure is 1, of a single honest event or a single fraud
+    too; without a fraud, or without an honest event, none is defined."""
+    n = honest + frauds
+    of = Case(
+        np.arange(n, dtype=np.float64),
+        np.zeros(n, np.int64),
+        np.array([HONEST] * honest + [0] * frauds),
+        np.ones(n, np.int64),
+    )
+    found = ranked(of, np.ones((BLOCKS, 1)), [1])
+    expected = 1.0 if honest and frauds else np.nan
+    for one in (found.roc_auc, found.average_precision, found.recall_at_false_positives):
+        assert np.array_equal(one, [expected], equal_nan=True)
+
+
 def test_a_scenario_is_measured_against_everything_honest() -> None:
     """Its AUC and average precision are scikit-learn's over its frauds and the honest events."""
     of = case(1, 2_000, 300)

@@ -509,6 +509,13 @@ def test_files_of_an_input_are_merged_by_event_time(tmp_path: Path, batch_record
     assert ids(read(tmp_path / "[a-d]", batch_records=batch_records)) == expected
 
 
+def test_a_file_that_begins_in_1970_is_merged_by_that_time(tmp_path: Path) -> None:
+    """A first record at 0 ms opens its file first."""
+    (tmp_path / "a").write_bytes(b"\n".join(records_at([5, 6], "a")))
+    (tmp_path / "b").write_bytes(b"\n".join(records_at([0, 10], "b")))
+    assert ids(read(tmp_path, batch_records=1_000)) == ["b0", "a0", "a1", "b1"]
+
+
 def test_files_that_follow_each_other_are_opened_one_by_one(tmp_path: Path) -> None:
     """A folder of many files takes memory for those that overlap: the next is opened when the one
     before it is read."""

@@ -230,6 +230,33 @@ def test_recent_events_are_known_for_half_a_window_and_forgotten_after_a_whole_o
             entered.append(number)
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), max_size=120),
+    st.integers(1, 24),
+)
+def test_recent_events_are_two_panes_of_ids_and_contents(
+    events: list[tuple[int, int]], window: int
+) -> None:
+    """They equal a reference that stores pairs of id and content, whatever the hash of a content: the
+    content of hash 0 too. A duplicate is not stored again."""
+    per_pane = max(1, window // 2)
+    panes: list[set[tuple[int, int]]] = [set(), set()]
+    expected = []
+    for pair in events:
+        known = panes[0] | panes[1]
+        has_id = pair[0] in {id_ for id_, _ in known}
+        expected.append(SAME if pair in known else REUSED if has_id else NEW)
+        if pair not in known:
+            panes[0].add(pair)
+            if len(panes[0]) == per_pane:
+                panes = [set(), panes[0]]
+    recent = RecentEvents(window)
+    contents = np.array([content for _, content in events], np.uint64)
+    found = recent.classify(hashes([id_ for id_, _ in events]), contents)
+    assert found.tolist() == expected
+
+
 def test_an_id_with_other_content_is_another_event() -> None:
     """However often an id returns, each new content is new once; the content may differ in any
     decoded field or in the time alone, and what is not mapped does not count."""

@@ -18,6 +18,7 @@ from stream.formatting import (
     format_contribution,
     format_duration,
     format_number,
+    format_percent,
     format_ratio,
     format_score,
     format_time,
@@ -292,6 +293,12 @@ def test_numbers_and_times_are_formatted_for_people() -> None:
     assert [format_duration(ms) for ms in (900, 240_000, 5_400_000, 181_440_000)] == [
         *("1 s", "4 min", "1.5 h", "2.1 d"),
     ]
+    assert [
+        format_percent(v) for v in (0.0, 1e-5, 9.99e-4, 0.001, 0.0735, 1.0, 1.25, -0.5, None)
+    ] == [
+        *(f"{text}\N{NO-BREAK SPACE}%" for text in ("0", "0.001", "0.100", "0.1", "7.3", "100")),
+        *("125.0\N{NO-BREAK SPACE}%", "-50.0\N{NO-BREAK SPACE}%", "–"),
+    ]
     assert [format_ratio(v) for v in (0.0, 0.4834, 1.0, 10.0, None)] == [
         *(".000", ".483", "1.000", "10.000", "–"),
     ]
@@ -302,6 +309,29 @@ def test_numbers_and_times_are_formatted_for_people() -> None:
         format_contribution(one_sided)
         == "amount: 950 seen, at most 80.5 expected (100\N{NO-BREAK SPACE}%)"
     )
+
+
+def test_a_duration_changes_its_unit_exactly() -> None:
+    """A unit begins at one of it; ten of it and more have no decimal; below a minute there are
+    seconds."""
+    expected = {
+        0: "0 s",
+        59_499: "59 s",
+        59_999: "60 s",
+        60_000: "1 min",
+        90_000: "1.5 min",
+        599_999: "10 min",
+        600_000: "10 min",
+        654_000: "11 min",
+        3_599_999: "60 min",
+        3_600_000: "1 h",
+        35_640_000: "9.9 h",
+        37_800_000: "10 h",
+        86_399_999: "24 h",
+        86_400_000: "1 d",
+        864_000_000 + 43_200_001: "11 d",
+    }
+    assert {ms: format_duration(ms) for ms in expected} == expected
 
 
 def test_a_score_below_the_limit_never_looks_equal_to_it() -> None:
