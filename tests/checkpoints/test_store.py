@@ -30,6 +30,7 @@ from stream.errors import (
     ConfigError,
     StoreFailure,
 )
+from stream.executor import ThreadExecutor
 from tests.checkpoints.builders import empty_manifest, folder, written_checkpoint
 from tests.streams import same
 
@@ -186,6 +187,37 @@ def test_a_failed_checkpoint_is_absent_and_its_blocks_are_reused() -> None:
     assert put_before > 0
     assert again.written_blocks == len(again.manifest.blocks()) - put_before
     assert same(read(one, again.name)["words"], state["words"])
+
+
+class CountedExecutor(ThreadExecutor):
+    """A real executor that counts those that are not shut down."""
+
+    running = 0
+
+    def __init__(self, threads: int, name: str) -> None:
+        super().__init__(threads, name)
+        CountedExecutor.running += 1
+
+    def shutdown(self, *, cancel: bool = False) -> None:
+        """Wait for the tasks, and end the threads."""
+        super().shutdown(cancel=cancel)
+        CountedExecutor.running -= 1
+
+
+def test_no_thread_outlives_its_checkpoint() -> None:
+    """Whether it is written, abandoned or failed, the threads that put its blocks are ended."""
+    CountedExecutor.running = 0
+    for should_continue in (True, False):
+        snapshot = Snapshot(arrays(4), set())
+        made = write(
+            folder(), empty_manifest(5), snapshot, lambda go=should_continue: go, CountedExecutor
+        )
+        assert (made is not None) == should_continue
+        assert CountedExecutor.running == 0
+    failing = Failing(MemoryStore(), "group", "shop-events", 0)
+    with pytest.raises(StoreFailure, match="no room"):
+        write(failing, empty_manifest(5), Snapshot(arrays(4), set()), executors=CountedExecutor)
+    assert CountedExecutor.running == 0
 
 
 def test_an_abandoned_checkpoint_leaves_no_manifest() -> None:

@@ -14,6 +14,7 @@ from stream.config import (
     OutputSpec,
     extracted_fields,
     fingerprint,
+    is_input_read,
     load,
     parse,
     secret_problem,
@@ -326,6 +327,20 @@ def test_only_fields_that_are_read_are_extracted() -> None:
     assert wanted - set(extracted_fields(plain, "shop")) == {
         *("kind", "channel", "currency", "utc_offset_min"),
     }
+
+
+def test_an_input_is_read_by_a_monitor_or_for_its_labels() -> None:
+    """Of three inputs one is read by the only monitor, one for the labels that assess learns from, and
+    one by nothing."""
+    some = document()
+    some["inputs"]["verdicts"] = {"topic": "verdicts", "type": "label"}
+    some["inputs"]["site"] = {"topic": "site"}
+    config = parse(some, {})
+    assert [name for name in config.inputs if is_input_read(config, name)] == ["shop"]
+    feature = f"account.{config.monitors[0].features[0].name}"
+    learning = {"inputs": ["verdicts"], "features": [feature]}
+    config = parse(some | {"assess": {"subject": "account", "learning": learning}}, {})
+    assert [name for name in config.inputs if is_input_read(config, name)] == ["shop", "verdicts"]
 
 
 def test_a_monitor_reads_directly_only_where_one_log_holds_its_entity() -> None:

@@ -1,6 +1,7 @@
 """The simulator: the same seed gives the same shop, and the truth about its attackers holds."""
 
 from collections import Counter
+from hashlib import sha256
 from itertools import islice, pairwise
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from stream.simulator import MALFORMED, START_MS, Attack, Shop, lines, malformed
 from stream.simulator.visits import DAY_MS, EVENTS_PER_DAY
 
 EVENTS = 60_000
+DIGEST = "75bb98210d1d3cb0345c4f5d282d2d5a433c72cc735f8004b5c44f9d05287bc2"
 SHOP = Path(__file__).parents[2] / "deploy" / "configs" / "shop.toml"
 
 
@@ -38,6 +40,15 @@ def test_same_seed_same_bytes() -> None:
     one, two, other = (list(lines(Shop(6_000, seed), 0.02)) for seed in (3, 3, 4))
     assert one == two
     assert [line.value for line in one] != [line.value for line in other]
+
+
+def test_the_stream_of_a_seed_stays_the_same() -> None:
+    """Recorded figures are of this stream: a change to it changes them all. Malformed records and
+    every kind of attack are in it. After an intended change, record the new digest."""
+    shop = Shop(6_000, 3)
+    written = b"\n".join(line.value for line in lines(shop, 0.02))
+    assert len({attack.name for attack in shop.attacks}) == 6
+    assert sha256(written).hexdigest() == DIGEST
 
 
 def test_a_shop_can_be_read_again(shop: Shop) -> None:

@@ -6,7 +6,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import log_loss
 
 from detectors.fusion import boosting
-from detectors.fusion.boosting import LAMBDA, ROWS_MIN
+from detectors.fusion.boosting import GAIN_MIN, LAMBDA, ROWS_MIN
 from schemas.columns import F64
 
 
@@ -26,51 +26,52 @@ def probabilities(trees: boosting.BoostedTrees, x: F64) -> F64:
     return np.asarray(1.0 / (1.0 + np.exp(-odds)))
 
 
-def best_gain(x: F64, y: F64) -> float:
-    """The largest gain of any split of all rows, over every value and both directions."""
-    p = y.mean()
-    g, h = p - y, np.full(len(y), p * (1.0 - p))
+def gain_of(left: np.ndarray, rows: np.ndarray, g: F64, h: F64) -> float:
+    """The gain of a split of these rows."""
 
-    def part(rows: np.ndarray) -> float:
-        return float(g[rows].sum() ** 2 / (h[rows].sum() + LAMBDA))
+    def part(some: np.ndarray) -> float:
+        return float(g[some].sum() ** 2 / (h[some].sum() + LAMBDA))
 
-    gains = []
+    return part(rows & left) + part(rows & ~left) - part(rows)
+
+
+def best_gain(x: F64, rows: np.ndarray, g: F64, h: F64) -> float:
+    """The largest gain of any split of these rows, over every value and both directions; 0 where no
+    split has enough rows on both sides."""
+    gains = [0.0]
     for column in x.T:
         for edge in np.unique(column[~np.isnan(column)]):
             for absent_left in (False, True):
                 left = np.where(np.isnan(column), absent_left, column <= edge)
-                if ROWS_MIN <= left.sum() <= len(y) - ROWS_MIN:
-                    gains.append(part(left) + part(~left) - part(np.ones(len(y), bool)))
+                if min((rows & left).sum(), (rows & ~left).sum()) >= ROWS_MIN:
+                    gains.append(gain_of(left, rows, g, h))
     return max(gains)
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_the_first_split_gains_most(seed: int) -> None:
-    """Of all splits by the formula; inputs have few values, so that each has a bin."""
+def test_every_split_of_the_first_tree_gains_most(seed: int) -> None:
+    """Of all splits of the node's rows, by the formula; where none gains, the node has none. Inputs
+    have few values, so that each has a bin."""
     x, y = made_up(300, seed)
-    x = np.clip(x, -1.5, 1.5)
+    x = np.clip(np.round(2.0 * x) / 2.0, -1.5, 1.5)
     trees = boosting.empty()
     boosting.fit(trees, x, y)
-    j, edge = int(trees.feature[0, 0]), trees.edge[0, 0]
-    left = np.where(np.isnan(x[:, j]), trees.absent_left[0, 0], x[:, j] <= edge)
     p = y.mean()
     g, h = p - y, np.full(len(y), p * (1.0 - p))
-    gain = sum(g[s].sum() ** 2 / (h[s].sum() + LAMBDA) for s in (left, ~left))
-    gain -= g.sum() ** 2 / (h.sum() + LAMBDA)
-    assert gain == pytest.approx(best_gain(x, y), rel=1e-9)
-
-
-def test_a_split_needs_a_gain() -> None:
-    """No split separates rows of which each half has the same share of outcomes; one more fraud in a
-    half makes a gain, however few rows there are."""
-    x = np.repeat([0.0, 1.0], 40)[:, None]
-    even = np.tile(np.repeat([0.0, 1.0], [38, 2]), 2)
-    uneven = even.copy()
-    uneven[0] = 1.0
-    for outcome, split in ((even, -1), (uneven, 0)):
-        trees = boosting.empty()
-        boosting.fit(trees, x, outcome)
-        assert trees.feature[0, 0] == split
+    rows_of = {0: np.ones(len(y), np.bool_)}
+    split = 0
+    for node in range(boosting.NODES):
+        rows, j = rows_of[node], int(trees.feature[0, node])
+        left = np.ones(len(y), np.bool_)
+        gain = 0.0
+        if j >= 0:
+            absent_left = trees.absent_left[0, node]
+            left = np.where(np.isnan(x[:, j]), absent_left, x[:, j] <= trees.edge[0, node])
+            gain = gain_of(left, rows, g, h)
+            split += 1
+        assert gain == pytest.approx(best_gain(x, rows, g, h), rel=1e-9, abs=2 * GAIN_MIN)
+        rows_of[2 * node + 1], rows_of[2 * node + 2] = rows & left, rows & ~left
+    assert 4 < split < boosting.NODES
 
 
 @pytest.mark.slow

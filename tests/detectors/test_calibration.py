@@ -1,11 +1,15 @@
 """Calibration: raw surprise of any shape becomes a calibrated p-value."""
 
+from math import copysign, log10
+
 import numpy as np
 import pytest
 
 from detectors.entities import AdmittedEvents
+from detectors.numeric.combination import P_MIN
 from detectors.scoring import calibration
 from detectors.scoring.calibration import Calibration, CalibrationInput, CalibrationOutput
+from detectors.scoring.explain import score_of_p
 from schemas.columns import F64, I64
 
 EVENTS = 120_000
@@ -112,3 +116,11 @@ def test_honest_bursts_of_extremes_are_part_of_honest_traffic() -> None:
     p = _calibrate(raw, row).combined[EVENTS:]
     for alpha in (1e-2, 1e-3):
         assert alpha / 1.5 < (p <= alpha).mean() < alpha * 1.5, alpha
+
+
+def test_a_score_is_minus_the_logarithm_of_p() -> None:
+    """To base 10; p of 1, and no p, have score 0, never -0; p of 0 has the largest score."""
+    cases = {1.0: 0.0, 0.1: 1.0, 1e-3: 3.0, 0.5: log10(2.0), P_MIN: 300.0, 0.0: 300.0}
+    assert {p: score_of_p(p) for p in cases} == pytest.approx(cases)
+    for p in (1.0, np.nan):
+        assert (score_of_p(p), copysign(1.0, score_of_p(p))) == (0.0, 1.0)

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detectors.clock import unbounded_times
+from detectors.cohorts import COHORTS_MAX, Cohorts
 from detectors.entities import (
     AGEING_EVICTIONS,
     EVICTIONS,
@@ -141,15 +142,14 @@ def test_rotating_keys_evict_each_other_and_not_the_known() -> None:
 
 
 def test_lateness_is_clamped_and_bounded() -> None:
-    """A late event has its entity's last time; beyond the bound it is not learned."""
+    """A late event has its entity's last time; at the bound it is learned, beyond it is not."""
     table = EntityTable(16)
-    admitted = table.admit(
-        _keys([1, 1, 1, 1]), unbounded_times(np.array([1000, 900, 400, 1100])), 500.0
-    )
-    assert admitted.time_ms.tolist() == [1000, 1000, 1000, 1100]
-    assert admitted.late.tolist() == [False, True, True, False]
-    assert admitted.learn.tolist() == [True, True, False, True]
-    assert admitted.earlier_events.tolist() == [0, 1, 2, 2]
+    times = unbounded_times(np.array([1000, 900, 499, 500, 1100]))
+    admitted = table.admit(_keys([1, 1, 1, 1, 1]), times, 500.0)
+    assert admitted.time_ms.tolist() == [1000, 1000, 1000, 1000, 1100]
+    assert admitted.late.tolist() == [False, True, True, True, False]
+    assert admitted.learn.tolist() == [True, True, False, True, True]
+    assert admitted.earlier_events.tolist() == [0, 1, 2, 2, 3]
 
 
 def test_a_session_begins_after_a_pause() -> None:
@@ -164,3 +164,17 @@ def test_a_session_begins_after_a_pause() -> None:
     assert admitted.late.tolist() == [False, False, False, False, True, False]
     assert set(admitted.row.tolist()) == {0}
     assert table.table.marks[EVICTIONS] == 0
+
+
+def test_cohorts_are_numbered_in_order_of_appearance() -> None:
+    """An absent value has number 0, as has a value that no learned event had before; the first values
+    have numbers from 1 on, and those after the last number have 0."""
+    cohorts = Cohorts()
+    found = cohorts.numbers(
+        np.array([0, 5, 5, 9, 0, 5, 8], np.uint64), np.array([1, 0, 1, 1, 1, 1, 0], bool)
+    )
+    assert found.tolist() == [0, 0, 1, 2, 0, 1, 0]
+    many = np.arange(10, 10 + COHORTS_MAX, dtype=np.uint64)
+    found = cohorts.numbers(many, np.ones(COHORTS_MAX, np.bool_))
+    assert found.tolist() == [*range(3, COHORTS_MAX + 1), 0, 0]
+    assert cohorts.numbers(np.array([0, 9], np.uint64), np.ones(2, np.bool_)).tolist() == [0, 2]

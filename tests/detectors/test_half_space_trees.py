@@ -18,8 +18,16 @@ from detectors.models.half_space_trees import (
     RiverTreesSpec,
     TreesSpec,
 )
+from detectors.models.pool import empty_pool, slots_of
 from detectors.models.tail import TailOutput
-from detectors.models.tree_masses import COHORT_ROOT_MAX, ROOT_MAX, STRENGTH, UNIT
+from detectors.models.tree_masses import (
+    COHORT_ROOT_MAX,
+    ROOT_MAX,
+    STRENGTH,
+    UNIT,
+    TreeMasses,
+    learn_decayed,
+)
 from detectors.models.trees import TreeStructure, build, credit, walk, walk_expecting
 from detectors.numeric.decay import HOUR_MS
 from detectors.numeric.protection import TOKENS_MAX, TOKENS_PER_EVENT, TOKENS_PER_HOUR
@@ -307,3 +315,83 @@ def test_an_absent_feature_takes_no_share_from_later_ones() -> None:
     assert {int(trees.feature[0, node]) for node in path[0, :-1]} == {0, 1}
     assert share[trees.feature[0, 0], 0] == 0.0
     assert share.sum() == 1.0
+
+
+def test_an_explanation_never_credits_an_absent_feature() -> None:
+    """Whatever the events before and after it, a feature that an event lacks has no share in its
+    explanation."""
+    features, n = 4, 3_000
+    draw = np.random.Generator(np.random.PCG64(2))
+    scaled = draw.beta(2.0, 5.0, (features, n))
+    scaled[draw.random((features, n)) < 0.3] = np.nan
+    events = EntityTable(4).admit(
+        np.full((n, 2), 7, np.uint64), unbounded_times(np.arange(n) * 60_000), 0.0
+    )
+    nothing = np.full((features, n), np.nan)
+    tail_output = TailOutput(nothing, nothing, nothing, scaled, np.ones(n, np.bool_))
+    trees = HalfSpaceTrees(TreesSpec(trees=4, height=5, min_events=3), features, capacity=4)
+    shares = trees.process(events, tail_output).path_share
+    explained = shares.sum(axis=0) > 0.0
+    assert set(np.flatnonzero(explained & np.isnan(scaled).any(axis=0)) % 4) == {0, 1, 2, 3}
+    assert not shares[np.isnan(scaled)].any()
+    assert shares.sum(axis=0)[explained] == pytest.approx(1.0)
+
+
+def test_full_cohort_masses_are_halved_once() -> None:
+    """An event that finds the cohort's trees full halves every node's mass, then adds itself; memory
+    after the last tree stays as it is."""
+    structure = build(2, 3, 1, 1, 1)
+    shape = structure.feature.shape
+    memory = np.full((shape[1] + 2, shape[1]), 64.0)
+    memory[0, 0] = COHORT_ROOT_MAX
+    masses = TreeMasses(
+        mass=np.zeros((0, *shape, 1), np.uint16),
+        cohort=memory[:2],
+        learned=np.zeros(0, np.int64),
+        tokens=np.zeros((1, 2)),
+        quantile=np.ones(3),
+        strange=np.zeros(1),
+    )
+    path = np.zeros((2, 4), np.int64)
+    walk(structure, np.ones((1, *shape, 1), np.uint16), 0, np.array([0.3]), path)
+    learn_decayed(masses, -1, path)
+    expected = np.full(shape, 32.0)
+    expected[0, 0] = COHORT_ROOT_MAX / 2
+    for t in range(2):
+        expected[t, path[t]] += 1.0
+    assert np.array_equal(memory[:2], expected)
+    assert (memory[2:] == 64.0).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 5), st.integers(0, 2), st.booleans()), max_size=60),
+    st.integers(1, 4),
+    st.integers(0, 2),
+)
+def test_slots_are_allocated_to_entities_with_history_and_freed_with_their_row(
+    steps: list[tuple[int, int, bool]], slots: int, min_events: int
+) -> None:
+    """They equal a reference that stores who owns which slot: a learned event takes the slot that was
+    freed last, or the next unused one; where there is none its entity stays without."""
+    n = len(steps)
+    pool = empty_pool(slots, 6)
+    row = np.array([who for who, _, _ in steps], np.int64)
+    seen = np.array([count for _, count, _ in steps], np.int64)
+    learn = np.array([learned for *_, learned in steps], np.bool_)
+    times = np.zeros(n)
+    late = np.zeros(n, np.bool_)
+    events = AdmittedEvents(row, seen == 0, times, late, learn, seen, times, times, late)
+    owned: dict[int, int] = {}
+    freed: list[int] = []
+    unused = list(range(slots))
+    expected = []
+    for who, count, learned in steps:
+        if count == 0 and who in owned:
+            freed.append(owned.pop(who))
+        allocated = learned and count >= min_events and who not in owned and bool(freed or unused)
+        if allocated:
+            owned[who] = freed.pop() if freed else unused.pop(0)
+        expected.append((owned.get(who, -1), allocated))
+    found = slots_of(pool, events, min_events)
+    assert list(zip(found.slot.tolist(), found.allocated.tolist(), strict=True)) == expected

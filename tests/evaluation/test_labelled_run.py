@@ -99,14 +99,17 @@ def run(
     using: str = CONFIG,
     site: Sequence[Row] = (),
     split: TimeSplit | None = None,
+    *,
+    page: bool = True,
 ) -> tuple[Summary, Evaluation]:
     """Replay payments, and logins that are given before them, with labels into `out`."""
     inputs = [("site", ndjson(folder / "site", site))] if site else []
     inputs.append(("shop", ndjson(folder / "shop", rows)))
     known = [("verdicts", ndjson(folder / "labels", labels))]
     told = lambda _records, _share: None  # noqa: E731
+    render = render_run if page else None
     summary = replay(
-        config(using), inputs, folder / "out", told, known, split or TimeSplit(), render=render_run
+        config(using), inputs, folder / "out", told, known, split or TimeSplit(), render=render
     )
     assert summary.evaluation is not None
     return summary, summary.evaluation
@@ -377,7 +380,10 @@ def test_small_figures_are_exact(tmp_path: Path) -> None:
     rows += [payment(3 * day + 1, "f", 120.0)]
     known = START_MS + 5 * DAY_MS
     labels = [fraud("e200", known), fraud("e201", known), fraud(f"e{3 * day}", known)]
-    _, evaluation = run(tmp_path, rows, labels)
+    _, evaluation = run(tmp_path, rows, labels, page=False)
+    [missed] = evaluation.missed.by_amount
+    assert (missed.event_id, missed.amount) == (f"e{3 * day}", 7.75)
+    assert evaluation.missed.nearest == [missed]
     view = evaluation.views[0]
     assert [(one.events, one.amount_fraud, one.amount_caught) for one in view.days] == [
         *((102, 190.75, 190.75), (2, 0.0, 0.0), (2, 7.75, 0.0))

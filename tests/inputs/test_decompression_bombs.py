@@ -207,3 +207,26 @@ def test_every_page_is_checked_however_the_file_is_read(
             assert pa.concat_tables(found).column("event_id") == table.column("event_id")
             assert [len(one) for one in found] == [10_000] * 3
             assert orjson.dumps(found[0].slice(4, 1).to_pylist()[0]["tags"]) == b'["t4"]'
+
+
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+def test_a_page_in_an_undeclared_encoding_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
+    """Texts that repeat each other's beginnings, in a column that does not declare it, in both
+    versions of pages."""
+    path = tmp_path / "data.parquet"
+    encoded = {"use_dictionary": False, "column_encoding": {"s": "DELTA_BYTE_ARRAY"}}
+    texts = pa.array([f"text {i}" for i in range(1_000)])
+    write(path, "s", texts, data_page_version=version, **encoded)
+    assert read(path) == 1_000
+    chunk = parquet_pages._chunk
+
+    def undeclared(parquet: pq.ParquetFile, group: int, index: int) -> parquet_pages._Chunk:
+        found = chunk(parquet, group, index)
+        found.delta_encoded = False
+        return found
+
+    monkeypatch.setattr(parquet_pages, "_chunk", undeclared)
+    with pytest.raises(InputError, match=r"data\.parquet: .*an encoding that the file does not"):
+        read(path)

@@ -202,3 +202,23 @@ def test_internal_topics_are_not_odd() -> None:
             Log("cards", "t-cards-events", 1, True), records, worker.shard.process(records)
         )
     assert lines == []
+
+
+def test_a_monitor_that_scores_nothing_is_a_problem() -> None:
+    """Nothing scored of enough events is a problem, over all parts of a worker together; one event
+    sent to the monitor's internal topic, or scored, is none, even where both counts are equal."""
+    diagnostics = InputDiagnostics(Worker().config, MetricsCollector())
+    nothing = {"cards": {"not_applicable": RECORDS_MIN}}
+    half = {"cards": {"not_applicable": RECORDS_MIN // 2}}
+    few = {"cards": {"not_applicable": RECORDS_MIN // 2 - 1}}
+    scored, sent = {"cards": {"scored": 3}}, {"cards": {"sent": 3}}
+    for parts, problem in (
+        ([nothing], True),
+        ([half, half], True),
+        ([half, few], False),
+        ([nothing, scored], False),
+        ([sent, nothing], False),
+        ([scored, sent, nothing], False),
+    ):
+        found = [one.kind for one in diagnostics.problems(parts)]
+        assert found == ["monitor_scores_nothing"] * problem

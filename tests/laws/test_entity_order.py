@@ -159,6 +159,14 @@ def test_a_feature_does_not_depend_on_the_order_of_entities(
     assert same(one, other) == (kind not in SHARED)
 
 
+def test_a_feature_does_not_depend_on_other_features() -> None:
+    """A monitor with all features finds for each what a monitor with that feature alone finds."""
+    events = stream()
+    together = features_found(FEATURES, events)
+    for one, found in zip(FEATURES, together, strict=True):
+        assert same(found, features_found([one], events)[0]), one.name
+
+
 @pytest.mark.parametrize(
     "name",
     [name for name, spec in DETECTORS.items() if type(spec).__module__.startswith("detectors.")],

@@ -16,17 +16,21 @@ from hypothesis import strategies as st
 from detectors.fusion.assessment import REPORT_P, censored_inverse_p, is_sampled
 from detectors.numeric.combination import harmonic_mean
 from schemas.alerts import ALERT_BYTES_MAX, alert_record
+from schemas.codecs.reports import ReportCodec
 from schemas.columns import EventBatch
 from schemas.reports import ReportBatch, concat_reports
-from stream.config import Config, load, parse
+from stream.config import AssessSpec, Config, load, parse
 from stream.config.stage_graph import ReadPath, logs, nodes
 from stream.pipeline.alerting import RunInfo
 from stream.pipeline.shard import Shard, ShardFactory
+from stream.pipeline.stages.report_subscription import ReportSubscription
+from stream.pipeline.stages.watch import WatchOutput
 from stream.replay import replay
 from stream.simulator import Shop, lines
 
 ROOT = Path(__file__).resolve().parents[2]
 READY = (ROOT / "deploy" / "configs" / "shop.toml").read_text()
+KEY = (1, 2)
 ASSESSED = """
 [assess]
 subject = "account"
@@ -101,11 +105,15 @@ def alerts(of: Shard, reports: ReportBatch, cuts: list[int]) -> list[bytes]:
         ([1e-3, 1e-5, np.nan], 3 / (1e3 + 1e5 + CENSORED)),
         ([0.9, np.nan], 2 / (1 / 0.9 + CENSORED)),
         ([0.5], 0.5),
+        ([1.0, 1.0], 1.0),
     ],
 )
 def test_reports_combine_by_the_harmonic_mean(p: list[float], expected: float) -> None:
-    """By its formula; who did not report counts as what is expected above the limit."""
+    """By its formula; who did not report counts as what is expected above the limit. A p-value is never
+    above 1, and without any there is none."""
     assert harmonic_mean(np.array(p), CENSORED) == pytest.approx(expected, rel=1e-12)
+    assert harmonic_mean(np.array([np.nan, 1.0]), 0.5) == 1.0
+    assert np.isnan(harmonic_mean(np.array([np.nan, np.nan]), 0.0))
     above = np.random.default_rng(1).uniform(REPORT_P, 1.0, 200_000)
     assert pytest.approx(np.mean(1.0 / above), rel=0.02) == CENSORED
 
@@ -209,3 +217,38 @@ def test_assess_scores_the_same_inline_and_over_its_log(tmp_path: Path) -> None:
     assert sum(alert["monitor"] == "assess" for alert in inline) > 10
     assert [alert for alert in inline if alert["monitor"] != "assess"] == without
     assert hop == inline
+
+
+@pytest.mark.parametrize("score_all", [False, True])
+def test_reports_are_small_p_values_and_a_sample(score_all: bool) -> None:
+    """Of events with a subject those below report_p are reported, and the sample; where every event
+    is scored, all to which the monitor applied."""
+    n = 4_000
+    draw = np.random.default_rng(8)
+    accounts = pa.array([None if k % 7 == 0 else f"a{k}" for k in range(n)], pa.string())
+    zeros = np.zeros(n, np.int64)
+    events = EventBatch(
+        (("shop", 0),),
+        zeros.astype(np.int32),
+        np.arange(n),
+        zeros,
+        zeros.astype(np.uint8),
+        pa.array([f"e{k}" for k in range(n)]),
+        {"account": accounts},
+        {},
+    )
+    p_value = draw.uniform(0.0, 0.1, n)
+    p_value[draw.random(n) < 0.1] = np.nan
+    output = WatchOutput(p_value=p_value, watched=None, training_features={})  # type: ignore[arg-type]  # not read
+    spec = AssessSpec(subject="account", report_p=REPORT_P)
+    codec = ReportCodec(["account"], [], (("shop", 0),))
+    selected = ReportSubscription(spec, codec, KEY, score_all=score_all).of_output(
+        "card", events, output
+    )
+    assert selected is not None
+    wanted = ~np.isnan(p_value) & accounts.is_valid().to_numpy(zero_copy_only=False)
+    if not score_all:
+        wanted &= (p_value < REPORT_P) | is_sampled(events, KEY)
+    assert selected.rows.tolist() == np.flatnonzero(wanted).tolist()
+    assert np.array_equal(selected.batch.p_value, p_value[wanted])
+    assert set(selected.batch.monitor.to_pylist()) == {"card"}

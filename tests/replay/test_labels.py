@@ -702,3 +702,11 @@ def test_every_label_of_the_handbook_finds_its_payment(shared_data: Path, tmp_pa
     assert len(words) == 1_303_778
     top = np.argsort(-table.column("score").to_numpy(), kind="stable")[: len(fraud) // 100]
     assert fraud[top].mean() > 5 * fraud.mean()
+
+
+@pytest.mark.parametrize("places", [["kafka://shop", "more"], ["kafka://shop", "kafka://shop"]])
+def test_a_topic_is_the_only_place_of_its_input(tmp_path: Path, places: list[str]) -> None:
+    """A topic and a file, or two topics, are refused before any is opened."""
+    inputs = [("shop", place) for place in places]
+    with pytest.raises(InputError, match="shop=kafka://shop: expected one topic, and nothing"):
+        replay(config(), inputs, tmp_path / "out", lambda _records, _share: None)

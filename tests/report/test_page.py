@@ -25,6 +25,7 @@ from stream.formatting import (
 )
 from stream.replay.incidents import INCIDENTS_MAX, TopIncidents
 from stream.replay.traffic import Traffic
+from stream.report.charts import traffic_chart
 from stream.report.demo import AttackResult, DemoFacts, first_alert_text, render_demo
 
 START_MS = 1_772_409_600_000
@@ -277,6 +278,24 @@ def test_attacks_close_together_share_a_label() -> None:
         "windows"
     ]
     assert [window["label"] for window in windows] == ["1–3"]
+
+
+def test_the_table_of_a_traffic_chart_has_its_numbers() -> None:
+    """A row for each time bucket with events or alerts, a column for each type of event and each
+    severity of alerts, the lowest first."""
+    traffic = Traffic(
+        START_MS,
+        HOUR_MS,
+        {"login": [1_200, 0, 3, 0], "request": [4, 0, 0, 0]},
+        {"medium": [0, 0, 2, 0], "critical": [1, 0, 0, 5]},
+    )
+    chart = traffic_chart(traffic, [])
+    assert chart.columns == ["From", "login", "request", "medium alerts", "critical alerts"]
+    assert chart.rows == [
+        ("Mon 02 Mar 2026 00:00:00", "1\N{NO-BREAK SPACE}200", "4", "0", "1"),
+        ("Mon 02 Mar 2026 02:00:00", "3", "0", "2", "0"),
+        ("Mon 02 Mar 2026 03:00:00", "0", "0", "0", "5"),
+    ]
 
 
 def test_a_demo_without_alerts_has_a_page() -> None:

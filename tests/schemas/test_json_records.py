@@ -323,6 +323,18 @@ def test_an_empty_text_is_absent() -> None:
     assert events.text["account"].to_pylist() == [None, "a"]
 
 
+def test_a_time_falls_back_to_further_paths() -> None:
+    """Of two or three paths the first that has a time gives it."""
+    for paths in (["meta.at", "at"], ["none", "meta.at", "at"]):
+        fields: FieldMappings = {
+            "event_id": "id",
+            "account": "id",
+            "time": FieldMapping(path=paths, unit="ms"),
+        }
+        for event, at in (({"meta": {"at": TIME_MS}, "at": 7}, TIME_MS), ({"at": 7}, 7)):
+            assert one({"id": "e", **event}, fields).time_ms.tolist() == [at]
+
+
 def test_paths_nest_escape_and_fall_back() -> None:
     """A mapping reads nested and dotted keys, and takes the first present of several paths."""
     fields: FieldMappings = {
