@@ -254,8 +254,8 @@ def test_an_entity_is_compared_with_its_own_cohort_once_that_is_known() -> None:
 @pytest.mark.parametrize("family", [tail.NORMAL, tail.RATE, tail.SHARE])
 def test_a_feature_is_scored_alike_in_every_lane(family: int) -> None:
     """Eleven features with the same values, in two blocks, are each scored as one feature is alone,
-    and protected as it is; different features are scored alike in the reverse order, where one of
-    them alone has a burst."""
+    and protected as it is; three different features are scored alike in the reverse order, where one
+    of them alone has a burst."""
     draw = np.random.Generator(np.random.PCG64(5))
     row = draw.integers(0, 9, 2_000)
     some = draw.gamma(0.5, 2.0, (11, 2_000))
@@ -269,7 +269,7 @@ def test_a_feature_is_scored_alike_in_every_lane(family: int) -> None:
     for one, many in zip(alone[:-1], same[:-1], strict=True):
         assert np.array_equal(many, np.repeat(one, 11, axis=0), equal_nan=True)
     assert np.array_equal(alone.trees_may_learn, same.trees_may_learn)
-    found, reverse = (_score_features(row, values, family) for values in (some, some[::-1]))
+    found, reverse = (_score_features(row, values, family) for values in (some[:3], some[2::-1]))
     for one, other in zip(found[:-1], reverse[:-1], strict=True):
         assert np.array_equal(one[::-1], other, equal_nan=True)
     assert np.array_equal(found.trees_may_learn, reverse.trees_may_learn)
