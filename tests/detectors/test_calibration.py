@@ -124,3 +124,19 @@ def test_a_score_is_minus_the_logarithm_of_p() -> None:
     assert {p: score_of_p(p) for p in cases} == pytest.approx(cases)
     for p in (1.0, np.nan):
         assert (score_of_p(p), copysign(1.0, score_of_p(p))) == (0.0, 1.0)
+
+
+def test_without_an_order_features_are_removed_by_their_p() -> None:
+    """Where the trees named no feature, the one of smallest p is removed first, of equal ones the
+    first; one of p 1 and an absent one never are."""
+    draw = np.random.Generator(np.random.PCG64(4))
+    n = 20_000
+    shared = draw.exponential(1.0, n)
+    shared[-1] = 30.0
+    other = draw.exponential(1.0, n)
+    other[-1] = 9.0
+    raw = np.stack([other, shared, shared, np.full(n, np.nan)])
+    out = _calibrate(raw, np.arange(n) % 500)
+    assert out.p[1, -1] == out.p[2, -1] < out.p[0, -1] < 1.0
+    assert out.order[:, -1].tolist() == [1, 2, 0]
+    assert out.combined[-1] < out.without[0, -1] < out.without[1, -1] < out.without[2, -1]

@@ -107,6 +107,20 @@ def test_a_burst_surprises_and_does_not_become_normal() -> None:
     assert second > 0.5 * first
 
 
+def test_after_a_burst_levels_are_merged_tick_by_tick() -> None:
+    """Of a cell that has an event in every minute the counts and levels equal the reference's exactly, in
+    the burst and in the minutes over which it fades."""
+    fading = [row(60.0 * minute, "a1", "d1") for minute in range(121, 140)]
+    rows = [row(60.0 * minute, "a1", "d1") for minute in range(120)] + burst(120) + fading
+    reference = Reference()
+    expected = [reference.look(one.time_s, "a1", "d1") for one in rows]
+    found = DetectorHarness(SPEC).process(rows)
+    for name, column in zip(
+        ("value", "surprise", "expected"), zip(*expected, strict=True), strict=True
+    ):
+        assert found[name] == pytest.approx(np.array(column), rel=1e-9, nan_ok=True), name
+
+
 def test_a_lasting_change_is_learned() -> None:
     """A pair with twenty events a minute from now on is not surprising after three half-lives."""
     look = DetectorHarness(EdgesSpec(name="bursts", field="device", half_life="2h"))

@@ -220,6 +220,13 @@ def test_the_incomplete_beta_function_is_scipys(x: float, a: float, b: float) ->
     assert incomplete_beta(x, a, b) == pytest.approx(float(special.betainc(a, b, x)), rel=1e-6)
 
 
+@pytest.mark.parametrize(("x", "expected"), [(-1.5, 0.0), (0.0, 0.0), (1.0, 1.0), (1.5, 1.0)])
+def test_beyond_its_range_the_beta_distribution_has_no_mass(x: float, expected: float) -> None:
+    """Up to 0 the function is 0, from 1 on 1, exactly."""
+    for a, b in ((0.5, 0.5), (1.0, 9.0), (40.0, 2.0)):
+        assert incomplete_beta(x, a, b) == expected
+
+
 @settings(deadline=None)  # the first case compiles
 @given(a=st.floats(0.01, 1e4), share=st.floats(0.01, 0.99))
 def test_a_known_rates_tail_is_the_beta_functions_finite_sum(a: float, share: float) -> None:

@@ -4,6 +4,7 @@ import gzip
 import subprocess
 import sys
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -230,3 +231,22 @@ def test_a_page_in_an_undeclared_encoding_is_refused(
     monkeypatch.setattr(parquet_pages, "_chunk", undeclared)
     with pytest.raises(InputError, match=r"data\.parquet: .*an encoding that the file does not"):
         read(path)
+
+
+def test_the_largest_page_of_each_column_counts() -> None:
+    """Smaller pages after it, and a larger one, change the sum of a row group by what is more."""
+    guarded = parquet_pages.GuardedFile(BytesIO(), "x")
+    columns = [
+        parquet_pages._Chunk(0, 9, group, "c", 1_000, False, False, 0) for group in (0, 0, 1)
+    ]
+    for column, unpacked, sums in (
+        (0, 100, {0: 100}),
+        (0, 40, {0: 100}),
+        (1, 7, {0: 107}),
+        (0, 120, {0: 127}),
+        (2, 1, {0: 127, 1: 1}),
+        (1, 7, {0: 127, 1: 1}),
+    ):
+        guarded._check(columns[column], {1: 0, 2: unpacked, 5: {1: 1, 2: 0}})
+        assert guarded._pages == sums
+    assert [one.largest_page for one in columns] == [120, 7, 1]

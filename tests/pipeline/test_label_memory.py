@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from detectors.fusion.assessment import Assessment
-from detectors.fusion.event_memory import SLOTS_PER_SET
-from detectors.fusion.model_state import BOOSTED, LOGISTIC
+from detectors.fusion.event_memory import SLOTS_PER_SET, empty_memory, new_slot
+from detectors.fusion.model_state import BOOSTED, LOGISTIC, new_learner
 from schemas.columns import F64
-from schemas.labels import FRAUD
+from schemas.labels import FRAUD, HONEST
 from tests.pipeline.report_stream import (
     DAY_MS,
     START_MS,
@@ -122,3 +122,24 @@ def test_no_fraud_is_evicted_while_there_is_room(frauds: int) -> None:
     take(of, report_stream(rows))
     assert (of.remembered.position[:, 0] >= 0).all()
     assert (of.learner.memory.verdict == FRAUD).sum() == frauds
+
+
+@pytest.mark.parametrize("frauds", range(SLOTS_PER_SET + 1))
+def test_a_full_set_replaces_a_fraud_only_where_most_are_frauds(frauds: int) -> None:
+    """Another event takes the next slot in rotation whose event is a fraud where more than half of the
+    set are frauds, and otherwise one that is none."""
+    draw = np.random.default_rng(frauds)
+    for start in range(SLOTS_PER_SET):
+        remembered, learner = empty_memory(SLOTS_PER_SET, 1), new_learner(SLOTS_PER_SET, 1, [])
+        verdict = np.array([FRAUD] * frauds + [HONEST] * (SLOTS_PER_SET - frauds))
+        draw.shuffle(verdict)
+        remembered.position[:, 0] = 0
+        remembered.position[:, 1] = np.arange(SLOTS_PER_SET)
+        remembered.next_slot[:] = start
+        learner.memory.verdict[:] = verdict
+        slot = new_slot(remembered, learner, np.uint64(5), 0, 99)
+        replaced = FRAUD if 2 * frauds > SLOTS_PER_SET else HONEST
+        rotation = [(start + k) % SLOTS_PER_SET for k in range(SLOTS_PER_SET)]
+        assert slot == next(k for k in rotation if verdict[k] == replaced)
+        assert remembered.position[slot].tolist() == [0, 99]
+        assert remembered.next_slot[0] == (slot + 1) % SLOTS_PER_SET

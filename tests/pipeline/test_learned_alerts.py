@@ -9,6 +9,8 @@ import numpy as np
 import orjson
 import pytest
 
+from detectors.fusion.assessment import censored_inverse_p
+from detectors.scoring.policy import OPENED, QUIET
 from schemas.alerts import ALERT_BYTES_MAX, alert_record
 from stream.config import AssessSpec, LearningSpec
 from stream.pipeline.alerting import AlertBuilder, Identity, RunInfo
@@ -19,10 +21,13 @@ from tests.pipeline.report_stream import (
     FEATURE,
     KEY,
     LATE_MS,
+    LIMIT,
     MONITORS,
     START_MS,
     Report,
+    assessment,
     label,
+    take,
 )
 
 DAYS, A_DAY, FRAUDS = 25, 250, 0.05
@@ -96,3 +101,34 @@ def test_features_against_the_alert_have_no_share() -> None:
     ]
     assert min(shares) == 0.0
     assert np.mean(shares) < 0.1
+
+
+def test_an_alert_removes_its_reports_from_the_smallest_p_on() -> None:
+    """Without learning: the p without the first one, two reports in order of their p is the harmonic
+    mean of those that stay; whichever monitor reported the smaller one."""
+    censored = censored_inverse_p(LIMIT)
+    for p, order in (((1e-8, 1e-3), [0, 1]), ((1e-3, 1e-8), [1, 0])):
+        rows = [Report(START_MS, "e", k, one) for k, one in enumerate(p)]
+        it = report_stream.report_stream(rows)
+        out = take(assessment(monitors=2, reports_grouped=True), it)
+        assert out.policy_outcome.activity.tolist() == [QUIET, OPENED]
+        assert out.order[:2, 1].tolist() == order
+        without = [2.0 / (1.0 / max(p) + censored), 1.0 / censored]
+        assert out.without[:2, 1] == pytest.approx(without)
+        assert np.isnan(out.without[2, 1])
+        assert out.contribution[1, :2] == pytest.approx(1.0 / np.array(p))
+
+
+def test_the_p_of_all_counts_those_that_scored() -> None:
+    """For a replay's curves: the harmonic mean of all p-values of an event, whether they were reported
+    or not; a monitor that did not score it does not count."""
+    rows = [
+        Report(START_MS, "both", 0, 0.5),
+        Report(START_MS, "both", 1, 0.02),
+        Report(START_MS + 1, "one", 1, 0.3),
+        Report(START_MS + 2, "reported", 0, 1e-4),
+    ]
+    it = report_stream.report_stream(rows)
+    out = take(assessment(monitors=2, reports_grouped=True), it)
+    both = 2.0 / (1.0 / 0.5 + 1.0 / 0.02)
+    assert out.p_of_all == pytest.approx([0.5, both, 0.3, 1e-4])

@@ -4,6 +4,7 @@ than the labels do."""
 import tomllib
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from schemas.records import Records
 from stream.cli.compare import folder_names
 from stream.config import Config, parse
 from stream.errors import InputError
-from stream.evaluation.comparison import Comparison, Difference, Drift, ScoreBand
+from stream.evaluation.comparison import Comparison, Difference, Drift, Pair, ScoreBand
 from stream.evaluation.conclusions import (
     AVERAGE_PRECISION,
     EQUAL_RECALL,
@@ -40,7 +41,7 @@ from stream.pipeline.decoding import Decoder, shared_decoders
 from stream.replay import Summary, TimeSplit, replay
 from stream.replay.compare_runs import Candidate, Renderers, compare
 from stream.replay.run_files import FILES
-from stream.report.comparison import render_comparison
+from stream.report.comparison import _periods_chart, render_comparison
 from stream.report.run_page import render_run
 from tests.memory_topics import patch_topics
 
@@ -748,3 +749,24 @@ def test_an_event_matches_in_both_runs_whatever_the_batches(tmp_path: Path) -> N
         drift(positional, two_positional)
     with pytest.raises(InputError, match="none has the same id and time in both"):
         drift(CONFIG, TWO_PARTITIONS.replace('event_id = "id"', 'event_id = "device"'))
+
+
+@pytest.mark.parametrize(("days", "each"), [(1, "day"), (2, "2 days"), (30, "30 days")])
+def test_a_chart_of_periods_names_their_length(days: int, each: str) -> None:
+    """A day, or so many days."""
+    drift = replace(NO_DRIFT, period_days=days)
+    pair = Pair(
+        first="a",
+        other="b",
+        conclusion="",
+        alert_volume="",
+        reason="",
+        differences=[],
+        overlaps=[],
+        caught_by_first_only=[],
+        caught_by_other_only=[],
+        drift=drift,
+    )
+    chart = _periods_chart(pair, 0)
+    assert chart.label == f"Events with an alert, each {each}, of a, of b and of both"
+    assert chart.data["x"]["title"] == f"{each} from"
