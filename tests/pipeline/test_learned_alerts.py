@@ -127,8 +127,10 @@ def test_the_p_of_all_counts_those_that_scored() -> None:
         Report(START_MS, "both", 1, 0.02),
         Report(START_MS + 1, "one", 1, 0.3),
         Report(START_MS + 2, "reported", 0, 1e-4),
+        Report(START_MS + 2, "reported", 1, 0.5),
     ]
     it = report_stream.report_stream(rows)
     out = take(assessment(monitors=2, reports_grouped=True), it)
     both = 2.0 / (1.0 / 0.5 + 1.0 / 0.02)
-    assert out.p_of_all == pytest.approx([0.5, both, 0.3, 1e-4])
+    assert out.p_of_all == pytest.approx([0.5, both, 0.3, 1e-4, 2.0 / (1e4 + 2.0)])
+    assert out.policy_outcome.activity.tolist() == [QUIET, QUIET, QUIET, OPENED, QUIET]

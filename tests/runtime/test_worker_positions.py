@@ -41,7 +41,7 @@ class ScriptedSource(KafkaSource):
     def __init__(self) -> None:
         self.group: dict[Partition, CommittedOffset] = {}
         self.arriving: list[list[PartitionBatch]] = []
-        self.low = 0
+        self.low, self.end = 0, 1_000_000
         self.membership = Membership(None)
 
     def poll(self, records_max: int, timeout_s: float) -> list[PartitionBatch]:
@@ -54,7 +54,11 @@ class ScriptedSource(KafkaSource):
 
     def offset_range(self, where: Partition) -> tuple[int, int]:
         """A long log."""
-        return self.low, 1_000_000
+        return self.low, self.end
+
+    def end_offset(self, where: Partition) -> int:
+        """Where the log ends, as the last poll has told."""
+        return self.end
 
     def serve_rebalances(self, seconds: float) -> None:
         """Return at once."""
@@ -360,3 +364,49 @@ def test_events_in_another_partition_than_their_keys_are_counted_and_logged_once
     assert not any(account in str(line_logged) for account in accounts if account)
     count = np.count_nonzero(checked == 1)
     assert f"eddy_keys_misplaced_total {count:.1f}" in driven.metrics.exposition().decode()
+
+
+def test_the_lag_is_what_a_partition_has_not_read(driven: Driven) -> None:
+    """It is never negative, also where the end that the client knows is older than the last record;
+    without a known end there is none."""
+    driven.reads(bad(ONE, 0, 1))
+    lags = []
+    for end in (-1, 0, 1, 2, 3, 10):
+        driven.source.end = end
+        [one, _] = driven.worker._status._partition_statuses()
+        lags.append(one.lag)
+    assert lags == [None, 0, 0, 0, 1, 8]
+
+
+def test_a_worker_without_partitions_warns_once(tmp_path: Path) -> None:
+    """After ten seconds, with the likely reasons; once more after it has joined the group anew."""
+    driven = Driven(tmp_path)
+    with capture_logs() as logged:
+        warned = []
+        for now_s in (0.0, 9.9, 10.0, 10.1, 99.0):
+            driven.clock.now_s = now_s
+            driven.worker._status.publish()
+            warned.append(len(logged))
+        assert warned == [0, 0, 1, 1, 1]
+        driven.worker._status.joined()
+        driven.worker._status.publish()
+    assert [line["log_level"] for line in logged] == ["warning"] * 2
+    assert all(line["event"].startswith("this worker has no partition") for line in logged)
+
+
+def test_re_learning_is_logged_where_there_is_any(driven: Driven) -> None:
+    """With the offsets that are left; a partition taken at its committed offset has none."""
+    driven.reads(bad(ONE, 0, 1, next_offset=5), bad(TWO, 0))
+    driven.commits()
+    driven.stops()
+    with capture_logs() as logged:
+        driven.started().on_assign([ONE, TWO])
+    assert not any(line["event"] == "re-learning" for line in logged)
+    driven.reads(bad(ONE, 5, 6))
+    driven.commits()
+    with capture_logs() as logged:
+        driven.started().on_assign([ONE, TWO])
+    left = [
+        (one["partition"], one["offsets_left"]) for one in logged if one["event"] == "re-learning"
+    ]
+    assert left == [(0, 2)]

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DataObject, DrawFn
 
 from detectors.numeric.hashing import hash_key
+from schemas.codecs import table_rows
 from schemas.codecs.checks import CheckedBatch, check
 from schemas.codecs.decoded import DecodedColumns
 from schemas.codecs.json_records import JsonCodec
@@ -413,3 +414,28 @@ def test_any_row_of_any_arrow_type_is_an_event_or_a_dead_letter(data: DataObject
         assert orjson.loads(as_json_line(one))
     for texts in (routed.events.event_id, *routed.events.text.values()):
         texts.validate(full=True)
+
+
+def test_a_long_row_is_cut_at_its_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each value counts eight bytes, a text its own besides; once the row has more than its share the
+    lists that go on end there."""
+    monkeypatch.setattr(table_rows, "ROW_BYTES_MAX", 40)
+    rows = pa.table({"a": [[1, 2, 3, 4, 5, 6]], "b": [["x", "y"]]})
+    assert orjson.loads(table_rows.row_as_json(rows, 0)) == {"a": [1, 2, 3, 4, 5, "…"], "b": ["…"]}
+    texts = pa.table({"a": [["x" * 16, "y", "z"]], "b": [None]})
+    assert orjson.loads(table_rows.row_as_json(texts, 0)) == {"a": ["x" * 16, "y", "…"], "b": None}
+
+
+def test_a_deep_value_is_shown_as_its_type() -> None:
+    """Lists and dictionaries in each other count one level each; below `DEPTH_MAX` there is the type."""
+    values: pa.Array = pa.array([1])
+    for _ in range(60):
+        lists = pa.ListArray.from_arrays([0, 1], values)
+        values = pa.DictionaryArray.from_arrays(pa.array([0]), lists)
+    found = orjson.loads(table_rows.row_as_json(pa.table({"a": values}), 0))["a"]
+    levels = 0
+    while isinstance(found, list):
+        [found] = found
+        levels += 1
+    assert levels == table_rows.DEPTH_MAX // 2
+    assert found.startswith("list<")
