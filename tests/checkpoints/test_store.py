@@ -1,6 +1,7 @@
 """The store of checkpoints: complete or absent, checked when read, only changes are written."""
 
 import os
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -210,7 +211,7 @@ def test_no_thread_outlives_its_checkpoint() -> None:
     for should_continue in (True, False):
         snapshot = Snapshot(arrays(4), set())
         made = write(
-            folder(), empty_manifest(5), snapshot, lambda go=should_continue: go, CountedExecutor
+            folder(), empty_manifest(5), snapshot, partial(bool, should_continue), CountedExecutor
         )
         assert (made is not None) == should_continue
         assert CountedExecutor.running == 0

@@ -69,10 +69,12 @@ class Mutant(NamedTuple):
 
 
 class Equivalent(NamedTuple):
-    """A change that cannot be noticed, and why: its file, function, text before and after."""
+    """A change that cannot be noticed, and why: its file, function, the line on which it begins, text
+    before and after."""
 
     file: str
     function: str
+    line: str
     before: str
     after: str
     reason: str
@@ -81,7 +83,9 @@ class Equivalent(NamedTuple):
         """Whether it is this mutant."""
         change = mutant.mutation
         mine = (mutant.file, change.function, change.before, change.after)
-        return mine == (self.file, self.function, self.before, self.after)
+        if mine != (self.file, self.function, self.before, self.after):
+            return False
+        return (ROOT / self.file).read_text().splitlines()[change.start[0] - 1].strip() == self.line
 
 
 def sources() -> list[Path]:

@@ -5,8 +5,9 @@ from textwrap import dedent
 
 import pytest
 
-from tests.mutants.__main__ import Mutant, drawn, wilson
+from tests.mutants.__main__ import Mutant, drawn, equivalents, wilson
 from tests.mutants.mutations import Mutation, applied, mutations
+from tests.mutants.running import ROOT
 
 MODULE = '''
 """A module."""
@@ -115,3 +116,10 @@ def test_the_interval_of_a_share_is_wilsons() -> None:
     """As in Newcombe (1998), table I: 81 of 263, and 0 of 20."""
     assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
     assert wilson(0, 20) == pytest.approx((0.0, 0.1611), abs=1e-4)
+
+
+def test_every_equivalent_is_a_change_of_the_code() -> None:
+    """An entry whose line is no more excuses nothing: the code has changed, and so may the reason."""
+    for known in equivalents():
+        found = mutations((ROOT / known.file).read_text())
+        assert any(known.is_of(Mutant(known.file, one, [])) for one in found), known
