@@ -27,6 +27,7 @@ from detectors.models.tree_masses import (
     UNIT,
     TreeMasses,
     learn_decayed,
+    reset_slot,
 )
 from detectors.models.trees import TreeStructure, build, credit, walk, walk_expecting
 from detectors.numeric.decay import HOUR_MS
@@ -395,3 +396,22 @@ def test_slots_are_allocated_to_entities_with_history_and_freed_with_their_row(
         expected.append((owned.get(who, -1), allocated))
     found = slots_of(pool, events, min_events)
     assert list(zip(found.slot.tolist(), found.allocated.tolist(), strict=True)) == expected
+
+
+def test_a_new_entity_of_a_slot_has_no_history_and_all_tokens() -> None:
+    """Resetting a slot clears its masses and fills its tokens from that time on; other slots, the
+    cohort and the shared tokens stay."""
+    shape = build(2, 3, 1, 1, 1).feature.shape
+    masses = TreeMasses(
+        mass=np.full((3, *shape, 1), 9, np.uint16),
+        cohort=np.full(shape, 9.0),
+        learned=np.full(3, 9),
+        tokens=np.full((4, 2), 0.5),
+        quantile=np.ones(3),
+        strange=np.zeros(1),
+    )
+    reset_slot(masses, 1, 1_000.0)
+    assert masses.mass.reshape(3, -1).max(axis=1).tolist() == [9, 0, 9]
+    assert masses.learned.tolist() == [9, 0, 9]
+    assert masses.tokens.tolist() == [[0.5, 0.5], [0.5, 0.5], [TOKENS_MAX, 1_000.0], [0.5, 0.5]]
+    assert (masses.cohort == 9.0).all()

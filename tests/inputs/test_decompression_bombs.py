@@ -250,3 +250,25 @@ def test_the_largest_page_of_each_column_counts() -> None:
         guarded._check(columns[column], {1: 0, 2: unpacked, 5: {1: 1, 2: 0}})
         assert guarded._pages == sums
     assert [one.largest_page for one in columns] == [120, 7, 1]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "repeated", "refused"),
+    [(0, False, False), (0, True, True), (5, False, False), (6, False, True), (7, False, True)],
+)
+def test_values_that_take_no_space_are_bounded(
+    monkeypatch: pytest.MonkeyPatch, encoding: int, repeated: bool, refused: bool
+) -> None:
+    """In columns with any number of values in a row, and in texts whose lengths are all decompressed at
+    once; eight values a byte are no attack."""
+    monkeypatch.setattr(parquet_pages, "PAGE_VALUES_MAX", 100)
+    guarded = parquet_pages.GuardedFile(BytesIO(), "x")
+    column = parquet_pages._Chunk(0, 9, 0, "c", 1_000, repeated, True, 0)
+    column.packed = 20
+    guarded._check(column, {1: 0, 2: 10, 5: {1: 160, 2: encoding}})
+    one_more = {1: 0, 2: 10, 5: {1: 1, 2: encoding}}
+    if refused:
+        with pytest.raises(InputError, match="161 values in 20 bytes would not fit"):
+            guarded._check(column, one_more)
+    else:
+        guarded._check(column, one_more)
