@@ -375,7 +375,7 @@ def test_small_figures_are_exact(tmp_path: Path) -> None:
     """Of three frauds on two of three days two are caught: amounts, days and the budget curve are
     those counted by hand from the rows and their scores."""
     day = 24 * 60
-    rows = [*QUIET, payment(200, "a", 150.25), payment(201, "b1", 40.5), payment(day, "c", 5.0)]
+    rows = [*NO_ALERT, payment(200, "a", 150.25), payment(201, "b1", 40.5), payment(day, "c", 5.0)]
     rows += [payment(day + 20, "d", 300.0), payment(3 * day, "e", 7.75)]
     rows += [payment(3 * day + 1, "f", 120.0)]
     known = START_MS + 5 * DAY_MS

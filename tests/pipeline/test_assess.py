@@ -242,7 +242,7 @@ def test_reports_are_small_p_values_and_a_sample(score_all: bool) -> None:
     output = WatchOutput(p_value=p_value, watched=None, training_features={})  # type: ignore[arg-type]  # not read
     spec = AssessSpec(subject="account", report_p=REPORT_P)
     codec = ReportCodec(["account"], [], (("shop", 0),))
-    selected = ReportSubscription(spec, codec, KEY, score_all=score_all).of_output(
+    selected = ReportSubscription(spec, codec, KEY, score_all=score_all).select_output(
         "card", events, output
     )
     assert selected is not None

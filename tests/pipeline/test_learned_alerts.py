@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from detectors.fusion.assessment import censored_inverse_p
-from detectors.scoring.policy import OPENED, QUIET
+from detectors.scoring.policy import NO_ALERT, OPENED
 from schemas.alerts import ALERT_BYTES_MAX, alert_record
 from stream.config import AssessSpec, LearningSpec
 from stream.pipeline.alerting import AlertBuilder, Identity, RunInfo
@@ -111,11 +111,11 @@ def test_an_alert_removes_its_reports_from_the_smallest_p_on() -> None:
         rows = [Report(START_MS, "e", k, one) for k, one in enumerate(p)]
         it = report_stream.report_stream(rows)
         out = take(assessment(monitors=2, reports_grouped=True), it)
-        assert out.policy_outcome.activity.tolist() == [QUIET, OPENED]
+        assert out.policy_outcome.activity.tolist() == [NO_ALERT, OPENED]
         assert out.order[:2, 1].tolist() == order
         without = [2.0 / (1.0 / max(p) + censored), 1.0 / censored]
-        assert out.without[:2, 1] == pytest.approx(without)
-        assert np.isnan(out.without[2, 1])
+        assert out.counterfactual_p[:2, 1] == pytest.approx(without)
+        assert np.isnan(out.counterfactual_p[2, 1])
         assert out.contribution[1, :2] == pytest.approx(1.0 / np.array(p))
 
 
@@ -133,4 +133,4 @@ def test_the_p_of_all_counts_those_that_scored() -> None:
     out = take(assessment(monitors=2, reports_grouped=True), it)
     both = 2.0 / (1.0 / 0.5 + 1.0 / 0.02)
     assert out.p_of_all == pytest.approx([0.5, both, 0.3, 1e-4, 2.0 / (1e4 + 2.0)])
-    assert out.policy_outcome.activity.tolist() == [QUIET, QUIET, QUIET, OPENED, QUIET]
+    assert out.policy_outcome.activity.tolist() == [NO_ALERT, NO_ALERT, NO_ALERT, OPENED, NO_ALERT]
