@@ -304,3 +304,33 @@ def test_saving_reads_a_state_and_changes_nothing(tmp_path: Path) -> None:
     one, other = ([state.shard.save() for state in cluster.states()] for cluster in clusters)
     for left, right in zip(one, other, strict=True):
         assert_same(left, right)
+
+
+def test_a_group_with_offsets_re_learns_from_the_first_unread_record(tmp_path: Path) -> None:
+    """A saved state of files and a committed offset: from the record at the replay's end, or from the
+    committed offset where that comes first; an internal topic from its committed offset."""
+    made = with_internal_topics()
+    place = saved(tmp_path, made)
+    internal = next(log for log in logs(made) if log.name == "account")
+    for log, unread, committed, start in (
+        (SHOP, 20, 50, 20),
+        (SHOP, 50, 50, 50),
+        (SHOP, 70, 50, 50),
+        (internal, 20, 50, 50),
+    ):
+        context = StartContext(
+            config=made,
+            run=RUN,
+            log=log,
+            partition=0,
+            folder=Group(LocalStore(tmp_path / "live", mkdir=True), made, log).folder(),
+            committed=None,
+            low=3,
+            high=1_000,
+            beat=lambda: None,
+            saved=saved_folder(LocalStore(place), log, 0),
+            offset_at=lambda _, unread=unread: unread,
+        )
+        assert context.saved is not None
+        state = saved_states.from_saved_state(context, context.saved, committed)
+        assert (state.head.offset, state.live_from) == (start, committed)

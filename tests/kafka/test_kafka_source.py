@@ -156,3 +156,11 @@ def test_a_reassigned_partition_starts_at_the_given_offset(joined: Joined) -> No
     assert joined.poll(joined.client.rebalance("on_assign", ONE)) == []
     joined.client.positions = {ONE: 6}
     assert joined.poll(lambda: None, message(ONE, 5)) == [(ONE, [5], 6)]
+
+
+def test_a_source_that_was_left_is_closed() -> None:
+    """Its client is out of the group: it cannot poll any more."""
+    with KafkaSource({"bootstrap.servers": "127.0.0.1:1"}, "group") as source:
+        assert source.poll(1, 0.0) == []
+    with pytest.raises(RuntimeError, match="closed"):
+        source.poll(1, 0.0)

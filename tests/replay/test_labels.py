@@ -21,7 +21,9 @@ from stream.errors import ExtraMissing, InputError
 from stream.evaluation import database
 from stream.inputs import FileReader
 from stream.inputs.partitioning import partition_of
-from stream.replay import Summary, TimeSplit, labels, replay
+from stream.inputs.ranges import TopicRangeReader
+from stream.kafka.topic_reader import OffsetRange
+from stream.replay import Summary, TimeSplit, inputs, labels, replay
 from stream.replay.inputs import with_label_input
 from tests.memory_topics import patch_topics
 
@@ -710,3 +712,15 @@ def test_a_topic_is_the_only_place_of_its_input(tmp_path: Path, places: list[str
     inputs = [("shop", place) for place in places]
     with pytest.raises(InputError, match="shop=kafka://shop: expected one topic, and nothing"):
         replay(config(), inputs, tmp_path / "out", lambda _records, _share: None)
+
+
+def test_a_topic_range_is_read_whole_at_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The share that is read follows the offsets, and is 1 at the end, of a range whose last offsets
+    have no records, too."""
+    patch_topics(monkeypatch, {"shop": [payments(10)]})
+    for stop, shares in ((10, [0.4, 0.8, 1.0, 1.0]), (16, [0.25, 0.5, 0.625, 1.0])):
+        reader = inputs.TopicReader({}, "group", "shop")
+        reader.start({0: OffsetRange(0, 10)})
+        span = TopicRangeReader("shop", reader, 0, OffsetRange(0, stop), 4)
+        assert span.fraction_read == 0.0
+        assert [*(span.fraction_read for _ in span), span.fraction_read] == shares
