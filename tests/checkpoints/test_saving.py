@@ -151,12 +151,13 @@ def test_it_starts_after_the_records_the_replay_has_read(tmp_path: Path) -> None
 
 
 def test_a_state_of_the_topic_itself_continues_by_offset(tmp_path: Path) -> None:
-    """Right after the last replayed record; where that was deleted, or the log is another one, the
-    group does not start."""
+    """Right after the last replayed record, also where the first one has no time; where that was
+    deleted, or the log is another one, the group does not start."""
     made = with_internal_topics()
     cluster = InMemoryCluster(made, RUN)
     recorded = stream().slice(0, HISTORY)
     at_ms = np.full(HISTORY, 1_900_000_000_000)
+    at_ms[0] = -1
     cluster.process_and_enqueue(
         "shop", Records(SHOP.topic, 0, recorded.offset + 50, at_ms, recorded.values)
     )
@@ -312,12 +313,8 @@ def test_a_group_with_offsets_re_learns_from_the_first_unread_record(tmp_path: P
     made = with_internal_topics()
     place = saved(tmp_path, made)
     internal = next(log for log in logs(made) if log.name == "account")
-    for log, unread, committed, start in (
-        (SHOP, 20, 50, 20),
-        (SHOP, 50, 50, 50),
-        (SHOP, 70, 50, 50),
-        (internal, 20, 50, 50),
-    ):
+
+    def started(log: Log, unread: int, committed: int) -> RecoveredState:
         context = StartContext(
             config=made,
             run=RUN,
@@ -329,8 +326,11 @@ def test_a_group_with_offsets_re_learns_from_the_first_unread_record(tmp_path: P
             high=1_000,
             beat=lambda: None,
             saved=saved_folder(LocalStore(place), log, 0),
-            offset_at=lambda _, unread=unread: unread,
+            offset_at=lambda _: unread,
         )
         assert context.saved is not None
-        state = saved_states.from_saved_state(context, context.saved, committed)
-        assert (state.head.offset, state.live_from) == (start, committed)
+        return saved_states.from_saved_state(context, context.saved, committed)
+
+    for log, unread, start in ((SHOP, 20, 20), (SHOP, 50, 50), (SHOP, 70, 50), (internal, 20, 50)):
+        state = started(log, unread, 50)
+        assert (state.head.offset, state.live_from) == (start, 50)

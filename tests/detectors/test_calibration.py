@@ -139,4 +139,9 @@ def test_without_an_order_features_are_removed_by_their_p() -> None:
     out = _calibrate(raw, np.arange(n) % 500)
     assert out.p[1, -1] == out.p[2, -1] < out.p[0, -1] < 1.0
     assert out.order[:, -1].tolist() == [1, 2, 0]
-    assert out.combined[-1] < out.counterfactual_p[0, -1] < out.counterfactual_p[1, -1] < out.counterfactual_p[2, -1]
+    assert (
+        out.combined[-1]
+        < out.counterfactual_p[0, -1]
+        < out.counterfactual_p[1, -1]
+        < out.counterfactual_p[2, -1]
+    )

@@ -239,7 +239,7 @@ def test_reports_are_small_p_values_and_a_sample(score_all: bool) -> None:
     )
     p_value = draw.uniform(0.0, 0.1, n)
     p_value[draw.random(n) < 0.1] = np.nan
-    output = WatchOutput(p_value=p_value, watched=None, training_features={})  # type: ignore[arg-type]  # not read
+    output = WatchOutput(p_value=p_value, monitor_output=None, training_features={})  # type: ignore[arg-type]  # not read
     spec = AssessSpec(subject="account", report_p=REPORT_P)
     codec = ReportCodec(["account"], [], (("shop", 0),))
     selected = ReportSubscription(spec, codec, KEY, score_all=score_all).select_output(

