@@ -100,22 +100,22 @@ def consistency_problems(config: Config) -> Iterator[tuple[str, str]]:
 
 
 def _subject_problems(config: Config, subject: str) -> Iterator[tuple[str, str]]:
-    """Monitors none of whose inputs maps the subject: no report of theirs could name it."""
-    for monitor in config.monitors:
-        specs = [config.inputs[name] for name in monitor.inputs if name in config.inputs]
-        fields = {
-            field
-            for spec in specs
-            for field in available_fields(spec.layout, spec.type, spec.fields)
-        }
-        if specs and subject not in fields:
-            entities = ", ".join(name for name in ENTITY_FIELDS if name in fields)
-            mappings = " or ".join(f"inputs.{name}.fields" for name in monitor.inputs)
-            problem = (
-                f"got {subject}, which no input of the monitor {monitor.name} maps; expected an entity "
-                f"field that its inputs map ({entities or 'they map none'}), or {subject} in {mappings}"
-            )
-            yield "assess.subject", problem
+    """A subject that no monitor's input maps: no report could name it."""
+    names = dict.fromkeys(name for monitor in config.monitors for name in monitor.inputs)
+    specs = {name: config.inputs[name] for name in names if name in config.inputs}
+    fields = {
+        field
+        for spec in specs.values()
+        for field in available_fields(spec.layout, spec.type, spec.fields)
+    }
+    if specs and subject not in fields:
+        entities = ", ".join(name for name in ENTITY_FIELDS if name in fields)
+        mappings = " or ".join(f"inputs.{name}.fields" for name in specs)
+        problem = (
+            f"got {subject}, which no monitor's input maps; expected an entity field that they map "
+            f"({entities or 'they map none'}), or {subject} in {mappings}"
+        )
+        yield "assess.subject", problem
 
 
 def _learning_problems(

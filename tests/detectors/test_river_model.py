@@ -142,7 +142,7 @@ class Brittle(anomaly.LocalOutlierFactor):
 
 def test_values_a_model_fails_on_are_not_learned(monkeypatch: pytest.MonkeyPatch) -> None:
     """A vector for which the model's arithmetic fails leaves the model unchanged."""
-    monkeypatch.setattr(river_model, "_new", lambda of: Brittle(**of.parameters))
+    monkeypatch.setattr(river_model, "_new_model", lambda of: Brittle(**of.parameters))
     scaled = scaled_values(6, 60)
     scaled[0, 30] = 2.0
     found, expected = (
