@@ -16,8 +16,8 @@ class Row(NamedTuple):
     """One figure: its key in out/quality.json, what it is, ours, the bar (0: none), and a remark.
 
     The bar is the least, the most, or a factor around 1, by `worse_when`; with whole_interval the
-    whole interval must reach it. bases: the same figure of simple scores on the same rows and draws, by name; none
-    may be better. batch: a batch model's, which decides nothing.
+    whole interval must reach it. bases: the same figure of simple scores on the same rows and
+    draws, by name; none may be better. batch: a batch model's, which decides nothing.
     """
 
     key: str

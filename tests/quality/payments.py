@@ -168,8 +168,8 @@ def sparkov(data: Path) -> list[Row]:
 
 
 def scores(table: pa.Table, config: str, labels: Path | None = None) -> F64:
-    """Every payment's score by a replay of the ready configuration, with a file of labels or without; 0
-    where a row is no event, since nothing finds it."""
+    """Every payment's score by a replay of the ready configuration, with a file of labels or
+    without; 0 where a row is no event, since nothing finds it."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "payments.parquet"
         pq.write_table(table.drop_columns("is_fraud"), path)

@@ -1,6 +1,7 @@
 """KDD'99 HTTP and SMTP in stored order, a row a second, straight into a monitor: they are no events.
 
-They have neither days nor entities, so that intervals are by hour. Bases are fitted on the first tenth.
+They have neither days nor entities, so that intervals are by hour. Bases are fitted on the first
+tenth.
 """
 
 from pathlib import Path

@@ -2,6 +2,9 @@
 
 A file's order may tell what its columns do not: one generator writes the frauds of a second before
 its honest payments. Rows are taken by time, and those of one time in an order drawn by seed.
+
+Sparkov's transaction ids tell the frauds: the honest payments' dates were permuted, their ids were
+not, so that only the frauds' are in order of time. No score here or in Eddy reads the order of ids.
 """
 
 from typing import Final

@@ -11,6 +11,7 @@ import pytest
 
 from tests.quality import traffic
 from tests.quality.__main__ import CALIBRATION, PARTS, main
+from tests.quality.bases import boosting
 from tests.quality.calibration import Sizes
 from tests.quality.honest_payments import Shape
 
@@ -98,9 +99,10 @@ def cut_lines(source: Path, target: Path, lines: int) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _two_scans(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The scan is laid into the log at two hours, not at sixteen."""
+def _less_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scan is laid into the log at two hours, not at sixteen; batch models have few trees."""
     monkeypatch.setattr(traffic, "SCANS_FROM", traffic.SCANS_FROM[:SCANS])
+    monkeypatch.setattr(boosting, "TREES", 3)
 
 
 @pytest.mark.parametrize("part", PARTS)

@@ -64,6 +64,7 @@ def test_the_figure_is_the_mean_over_series_of_their_test_parts(data: Path) -> N
     assert mean_precision(scores, series).values[0] == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_every_row_has_its_own_score(data: Path) -> None:
     """Two loud series that anything finds are found by Eddy and by the bases; the quiet one, which
     has no anomaly in its test part, does not count."""

@@ -1,7 +1,7 @@
 """Simple bases on logins and sign-ups.
 
-There is no early part. Logins: failures of an address, which is what sshd's own guards count. Sign-ups: how
-often, and how lately, the address was seen before.
+There is no early part. Logins: failures of an address, which is what sshd's own guards count.
+Sign-ups: how often, and how lately, the address was seen before.
 """
 
 from collections.abc import Sequence

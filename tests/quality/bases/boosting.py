@@ -2,8 +2,10 @@
 
 scikit-learn's histogram gradient boosting (its classifier after LightGBM: G. Ke et al., NeurIPS 2017).
 Each fit takes every fraud of which the label is known and a sample of the other payments, at most
-`ROWS_MAX` rows in all, so that a year of refits takes less than a minute on two cores. The model is no bar: it
-decides nothing, and shows what labels are worth to a model that may read all of the past again.
+`ROWS_MAX` rows in all, and has `TREES` trees of 31 leaves: the 28 refits of Sparkov take 20 s of one
+core, and the whole target less than six minutes on two idle ones. On Sparkov 40,000 rows find as much
+as 80,000 (average precision .904 on April to June 2020). The model is no bar: it decides nothing, and
+shows what labels are worth to a model that may read all of the past again.
 """
 
 from typing import Final, NamedTuple

@@ -13,9 +13,9 @@ from schemas.columns import F64, I64, Bools
 
 
 class ShrinkageSettings(NamedTuple):
-    """Of `shrunken_z`. mean, variance: of an entity that was never seen; events_mean, events_variance: how many
-    events each counts for; limit: values further than so many standard deviations from the mean are
-    learned as if they were there."""
+    """Of `shrunken_z`. mean, variance: of an entity that was never seen; events_mean,
+    events_variance: how many events each counts for; limit: values further than so many standard
+    deviations from the mean are learned as if they were there."""
 
     mean: float
     variance: float
@@ -61,8 +61,8 @@ def shrunken_z(values: F64, entity: I64, early: Bools) -> F64:
 
     Mean (k·m + Σx)/(k + n) and variance (l·s² + Σ(x - x̄)²)/(l + n - 1), m and s² the means of the
     entities' own in the early part, k = 3, l = 20; z = (x - mean)/√(variance·(1 + 1/(k + n))). A
-    value is learned as at most 2.5 standard deviations from the mean. Chosen on the Handbook before 18 July 2018
-    (average precision .299; without the limit .285).
+    value is learned as at most 2.5 standard deviations from the mean. Chosen on the Handbook before
+    18 July 2018 (average precision .299; without the limit .285).
     """
     entities = int(entity.max(initial=-1)) + 1
     seen = np.bincount(entity[early], minlength=entities)
@@ -106,8 +106,8 @@ def window_sums(
     values: F64, entity: I64, time_ms: I64, window_ms: int, delay_ms: int = 0
 ) -> tuple[F64, F64]:
     """Of each row: how many earlier rows its entity has in the window, and the sum of their values.
-    The window ends delay_ms before the row; both its ends belong to it, and a row of the same time counts
-    where it comes first."""
+    The window ends delay_ms before the row; its end belongs to it, its start does not; a row of
+    the same time counts where it comes first."""
     count, total = np.zeros((2, len(values)))
     known = np.zeros((int(entity.max(initial=-1)) + 1, 2))
     _window_sums((values, entity, time_ms), (window_ms, delay_ms), known, count, total)

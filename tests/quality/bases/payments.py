@@ -2,9 +2,9 @@
 
 Each simple base is one feature, a fixed rule, or evidence accumulated from either. Constants were
 chosen on the early part, before 18 July 2018 (Handbook) and before 21 June 2020 (Sparkov), as were
-the bases: their average precision there stands beside them. On Sparkov the distributions are those of 2019, and the
-figures those of January to June 2020; on the Handbook those before 20 June 2018, and the mean of the
-four weeks after it.
+the bases: their average precision there stands beside them. On Sparkov the distributions are those
+of 2019, and the figures those of January to June 2020; on the Handbook those before 20 June 2018,
+and the mean of the four weeks after it.
 
 The features of the batch model are those of the field: the amount, when it was paid, z-scores, counts
 and sums of the card over a day and a week (and a month on the Handbook), the gap, and on the Handbook
@@ -39,7 +39,7 @@ class CategoryPayments(NamedTuple):
     fraud: Bools
 
 
-# -- Sparkov ------------------------------------------------------------------------------------------
+# -- Sparkov ---------------------------------------------------------------------------------------
 
 
 def sparkov_bases(payments: CategoryPayments, early: Bools) -> dict[str, F64]:
@@ -70,8 +70,8 @@ def sparkov_bases(payments: CategoryPayments, early: Bools) -> dict[str, F64]:
 
 
 def sparkov_batch(payments: CategoryPayments, early: Bools, start_ms: int) -> F64:
-    """Trees with labels; average precision from 5 April 2020 on .904, and .931 with the accumulated evidence
-    as one more feature."""
+    """Trees with labels; average precision from 5 April 2020 on .904, and .931 with the accumulated
+    evidence as one more feature."""
     time_ms, card, category, amount, fraud = payments
     log_amount = np.log(amount)
     pair = card * (int(category.max()) + 1) + category
@@ -92,7 +92,7 @@ def sparkov_batch(payments: CategoryPayments, early: Bools, start_ms: int) -> F6
     )
 
 
-# -- Handbook -----------------------------------------------------------------------------------------
+# -- Handbook --------------------------------------------------------------------------------------
 
 
 def handbook_bases(payments: Payments, early: Bools) -> dict[str, F64]:

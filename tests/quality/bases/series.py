@@ -9,8 +9,8 @@ precedes it for fitting. Mean average precision there, of 32 series: window of 1
 of the two .391, with evidence .487 (θ the .99 quantile .461, the .999 quantile .476).
 
 NAB has no early part. Its windowed Gaussian is NAB's own detector; the others have the settings of
-web services in time, a day for a day, and report a value once an incident, a day being the shortest gap
-after which an operator looks again.
+web services in time, a day for a day, and report a value once an incident, a day being the shortest
+gap after which an operator looks again.
 """
 
 from bisect import insort

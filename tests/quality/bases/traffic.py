@@ -1,8 +1,9 @@
 """Simple bases on web traffic: sessions, addresses of a log, and a scan for holes.
 
 None of these files has an early part to choose on but the scan's, whose thresholds come from the
-first day of the log: the others are what the field looks at first, and nothing in them is tuned. People read, so
-that the gaps between their pages vary; crawlers come to a page from nowhere, and fetch no assets.
+first day of the log: the others are what the field looks at first, and nothing in them is tuned.
+People read, so that the gaps between their pages vary; crawlers come to a page from nowhere, and
+fetch no assets.
 """
 
 import re
@@ -46,7 +47,9 @@ def session_bases(requests: Requests) -> dict[str, float]:
     against it."""
     pages = np.array([ASSET.search(path) is None for path in requests.path], np.bool_)
     gap = np.diff(requests.time_ms[pages]) / 1000.0
+    every = np.diff(requests.time_ms) / 1000.0
     return {
+        "standard deviation of all gaps, low": -float(every.std()) if len(every) > 1 else -np.inf,
         "standard deviation of the page gaps, low": -float(gap.std()) if len(gap) > 1 else -np.inf,
         "mean page gap, low": -float(gap.mean()) if len(gap) else -np.inf,
         "pages": float(pages.sum()),
