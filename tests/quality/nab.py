@@ -176,7 +176,10 @@ def nab(data: Path) -> list[Row]:
     windows = np.array([len(one.windows) for one in found.values()], np.float64)
     files = blocks(range(len(of)))
     ours = score_of(_alert_scores(found), of, windows, files)
-    each = [nab_bases(one.values, STEPS_A_DAY) for one in found.values()]
+    each = [
+        nab_bases(one.values, STEPS_A_DAY, mark.scored)
+        for one, mark in zip(found.values(), of, strict=True)
+    ]
     bases = {
         name: score_of([scores[name] for scores in each], of, windows, files) for name in each[0]
     }

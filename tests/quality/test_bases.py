@@ -192,7 +192,7 @@ FAMILIES: dict[str, Callable[[int], dict[str, F64]]] = {
     "handbook": _handbook,
     "points": lambda upto: point_bases(FEATURES[:upto], EARLY[:upto]),
     "web services": lambda upto: web_service_bases(AMOUNT[:upto], N // 2),
-    "nab": lambda upto: nab_bases(AMOUNT[:upto], 48),
+    "nab": lambda upto: nab_bases(AMOUNT[:upto], 48, 90),
     "logins": lambda upto: login_bases(ENTITY[:upto], TIME_MS[:upto], FRAUD[:upto]),
 }
 

@@ -34,26 +34,35 @@ def web_service_bases(values: F64, early: int) -> dict[str, F64]:
     smooth = ew_z(values, 10.0, float(MINUTES_A_DAY))
     daily = same_time_of_day(values, MINUTES_A_DAY, days=5, half_life=10_000.0)
     both = np.sqrt(smooth * daily)
-    v = np.log10(1.0 + both)
-    threshold = float(np.quantile(v[:early], 0.995)) if early else 0.0
-    one, time = np.zeros(len(v), np.int64), np.arange(len(v), dtype=np.float64)
     return {
         "z in a window of 1,000 values": window_z(values, 1_000),
         "EW z": smooth,
         "deviation from the same minute of 5 days": daily,
         "geometric mean of these two": both,
-        "the same, evidence v + min(S, 2v)": accumulated(v, one, time, 10.0, threshold),
+        "the same, evidence v + min(S, 2v)": evidence(both, early),
     }
 
 
-def nab_bases(values: F64, steps_a_day: int) -> dict[str, F64]:
-    """Of one file."""
+def evidence(score: F64, early: int) -> F64:
+    """v + min(S, 2v) of v = log10(1 + score), S halving in 10 values, θ the .995 quantile of v among
+    the first `early` values."""
+    v = np.log10(1.0 + score)
+    threshold = float(np.quantile(v[:early], 0.995)) if early else 0.0
+    one, time = np.zeros(len(v), np.int64), np.arange(len(v), dtype=np.float64)
+    return accumulated(v, one, time, 10.0, threshold)
+
+
+def nab_bases(values: F64, steps_a_day: int, early: int) -> dict[str, F64]:
+    """Of one file; early: how many values θ is fitted on."""
     smooth = ew_z(values, 10.0, float(steps_a_day))
     from_median = median_deviation(values)
     return {
         "windowed Gaussian": windowed_gaussian(values),
         "EW z, once an incident": first_and_stronger(smooth, steps_a_day),
         "deviation from the median, once an incident": first_and_stronger(from_median, steps_a_day),
+        "the same, evidence v + min(S, 2v)": first_and_stronger(
+            evidence(from_median, early), steps_a_day
+        ),
     }
 
 
