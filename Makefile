@@ -84,7 +84,7 @@ guarantees: setup broker-jars ## every test on a broker, those too that take lon
 bench: setup ## measure the speed of the main paths (AGAINST=folder: the engine beside another tree's)
 	@$(BIN)/python -m tests.bench $(if $(AGAINST),engine --against $(AGAINST))
 
-quality: setup ## how well models find labelled frauds; how honest p is (AGAINST=file: what is worse)
+quality: setup ## how well models find labelled fraud beside simple bases; how honest p is (AGAINST=file)
 	@$(BIN)/python -m tests.quality $(if $(AGAINST),--against $(AGAINST))
 
 crash: setup broker-jars ## workers killed at every point and at random, against the oracle (SEEDS=40)

@@ -1,10 +1,11 @@
-"""A figure of the quality table: its interval, its bar, what others reach, and when it is worse."""
+"""A figure of the quality table: its interval, its bar, the bases beside it, and when it is worse."""
 
 from collections.abc import Iterator, Mapping
 from math import isnan, log
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
-from tests.quality.intervals import Estimate
+from tests.quality.intervals import Draws, Estimate
 
 ComparedRun = Literal["lower", "higher", "apart", "neither"]
 """On which side a figure is bad: below, above, or further from 1 in either direction. `neither` is
@@ -12,21 +13,45 @@ for references, which depend on no code of Eddy's."""
 
 
 class Row(NamedTuple):
-    """One figure: its key in out/quality.json, what it is, ours, the bar (0: none), and a remark,
-    such as what others reach. The bar is the least, the most, or a factor around 1, by `bad`.
-    surely: the whole interval must reach the bar."""
+    """One figure: its key in out/quality.json, what it is, ours, the bar (0: none), and a remark.
+
+    The bar is the least, the most, or a factor around 1, by `worse_when`; with whole_interval the
+    whole interval must reach it. bases: the same figure of simple scores on the same rows and
+    draws, by name; none may be better. batch: a batch model's, which decides nothing.
+    """
 
     key: str
     what: str
-    ours: Estimate
+    ours: Draws
     target: float
     remark: str
     worse_when: ComparedRun = "lower"
     whole_interval: bool = False
+    bases: Mapping[str, Draws] = MappingProxyType({})
+    batch: Draws | None = None
+
+    def best_base(self) -> str | None:
+        """The name of the best simple base, None without any."""
+        sign = -1.0 if self.worse_when == "higher" else 1.0
+        known = {name: sign * float(its.values[0]) for name, its in self.bases.items()}
+        known = {name: value for name, value in known.items() if not isnan(value)}
+        return max(known, key=known.__getitem__, default=None)
+
+    def below_base(self) -> bool:
+        """Whether the best simple base is better by the whole paired interval, or has a figure where
+        ours is none."""
+        best = self.best_base()
+        if best is None:
+            return False
+        gain = self.ours.less(self.bases[best]).estimate()
+        if isnan(gain.value):
+            return True
+        return gain.low > 0.0 if self.worse_when == "higher" else gain.high < 0.0
 
     def reached(self) -> bool:
         """Whether the bar was reached."""
-        value = self.ours.low if self.whole_interval else self.ours.value
+        ours = self.ours.estimate()
+        value = ours.low if self.whole_interval else ours.value
         if not self.target:
             return True
         if self.worse_when == "higher":
@@ -49,19 +74,24 @@ class Row(NamedTuple):
             else f"{self.target:,.4g}"
         )
 
-    def value_text(self) -> str:
-        """Ours with its interval."""
-        value, low, high = (f"{x:,.0f}" if abs(x) > 1000 else f"{x:.3f}" for x in self.ours)
-        return value if low == high else f"{value} ({low} … {high})"
-
     def figures(self) -> dict[str, float]:
-        """The value and its interval by their keys."""
-        names = self.key, f"{self.key}_low", f"{self.key}_high"
-        return {name: round(float(x), 4) for name, x in zip(names, self.ours, strict=True)}
+        """The values and their intervals by key: ours, the best simple base's, the batch model's."""
+        best = self.best_base()
+        every = {
+            self.key: self.ours,
+            f"{self.key}_best_simple_base": None if best is None else self.bases[best],
+            f"{self.key}_batch": self.batch,
+        }
+        return {
+            f"{key}{end}": round(value, 4)
+            for key, draws in every.items()
+            if draws is not None
+            for end, value in zip(("", "_low", "_high"), draws.estimate(), strict=True)
+        }
 
     def worse_than(self, before: Estimate) -> bool:
         """Whether ours lies beyond the former interval on the bad side."""
-        value = round(float(self.ours.value), 4)
+        value = round(float(self.ours.values[0]), 4)
         if self.worse_when == "neither":
             return False
         if isnan(value):
@@ -70,6 +100,12 @@ class Row(NamedTuple):
         if self.worse_when == "apart":
             return (below or above) and _from_one(value) > _from_one(before.value)
         return below if self.worse_when == "lower" else above
+
+
+def estimate_text(estimate: Estimate) -> str:
+    """An estimate with its interval, in words."""
+    value, low, high = (f"{x:,.0f}" if abs(x) > 1000 else f"{x:.3f}" for x in estimate)
+    return value if low == high else f"{value} ({low} … {high})"
 
 
 def _from_one(value: float) -> float:
@@ -88,8 +124,26 @@ def regressions(rows: list[Row], before: Mapping[str, float | None]) -> Iterator
             side = {"lower": "below", "higher": "above"}.get(row.worse_when, "outside")
             yield (
                 (
-                    f"{row.key}: {row.ours.value:.4f} is worse: {side} {low:.4f} … {high:.4f}, "
+                    f"{row.key}: {row.ours.values[0]:.4f} is worse: {side} {low:.4f} … {high:.4f}, "
                     f"the interval of {value:.4f}"
                 ),
                 True,
             )
+
+
+def table_lines(row: Row) -> Iterator[tuple[str, str, str, str, str]]:
+    """The figure's lines of the table: ours, then each base. What, the figure with its interval,
+    ours less this one, the bar, remarks."""
+    yield row.what, estimate_text(row.ours.estimate()), "", row.target_text(), row.remark
+    best = row.best_base()
+    for name, its in row.bases.items():
+        mark = "best simple base" if name == best else ""
+        if name == best and row.below_base():
+            mark = "BETTER THAN EDDY: the best simple base"
+        yield f"  {name}", *_beside(row, its), "", mark
+    if row.batch is not None:
+        yield "  batch model", *_beside(row, row.batch), "", "boosted trees, refitted weekly"
+
+
+def _beside(row: Row, its: Draws) -> tuple[str, str]:
+    return estimate_text(its.estimate()), estimate_text(row.ours.less(its).estimate())

@@ -16,11 +16,10 @@ from typing import Final, Literal, NamedTuple
 
 import numpy as np
 
-from detectors.numeric.kernels import kernel
 from schemas.columns import F64, I64, Bools
-from tests.quality.intervals import Blocks, Estimate, blocks, estimate, ranking_draws
+from tests.quality.bases.histories import running_z, window_sums
+from tests.quality.intervals import DAY_MS, Blocks, Draws, blocks, ranking
 
-DAY_MS: Final = 86_400_000
 KNOWN_AFTER_DAYS: Final = 7
 LOOK_BACK_DAYS: Final = 14
 CARDS: Final = 100
@@ -38,19 +37,12 @@ class Payments(NamedTuple):
 
 
 class Figures(NamedTuple):
-    """Of a score: AUC, average precision and card precision@100, means over test weeks, of every
-    draw. draws: float64[3, 1 + draws], the data as they are first. days: how many days are drawn."""
+    """Of a score: AUC, average precision and card precision@100, means over test weeks; days are
+    drawn."""
 
-    draws: F64
-    days: int
-
-    def estimates(self) -> list[Estimate]:
-        """The three with their intervals."""
-        return [estimate(one, self.days) for one in self.draws]
-
-    def above(self, other: "Figures") -> list[Estimate]:
-        """How far the three are above another score's, on the same draws."""
-        return [estimate(one, self.days) for one in self.draws - other.draws]
+    auc: Draws
+    ap: Draws
+    cp100: Draws
 
 
 def handbook_week(time_ms: I64, card: I64, fraud: Bools, start: date) -> Bools:
@@ -73,10 +65,8 @@ def handbook_week(time_ms: I64, card: I64, fraud: Bools, start: date) -> Bools:
 def rule(payments: Payments, weeks: list[date], *, ties_low: bool = False) -> F64:
     """float64[n]: the rule's score in the test weeks, 0 elsewhere."""
     n = len(payments.card)
-    z, risk = np.zeros(n), np.zeros(n)
-    cards, terminals = int(payments.card.max()) + 1, int(payments.terminal.max()) + 1
-    _z(payments.card, payments.amount, np.zeros((cards, 3)), z)
-    _risk(payments, np.zeros((terminals, 2)), risk)
+    z = np.abs(running_z(payments.amount, payments.card))
+    risk = terminal_risk(payments)
     out = np.zeros(n)
     day = payments.time_ms // DAY_MS
     for week in weeks:
@@ -94,36 +84,16 @@ def _day(of: date) -> int:
     return int(datetime(of.year, of.month, of.day, tzinfo=UTC).timestamp()) // 86_400
 
 
-@kernel
-def _z(card: I64, amount: F64, known: F64, out: F64) -> None:
-    """|z| against the customer's earlier amounts (B. P. Welford), 0 before there are two."""
-    for i in range(len(card)):
-        mine = known[card[i]]
-        off = amount[i] - mine[1]
-        if mine[0] >= 2.0:
-            out[i] = abs(off) / max(np.sqrt(mine[2] / (mine[0] - 1.0)), 1e-9)
-        mine[0] += 1.0
-        mine[1] += off / mine[0]
-        mine[2] += off * (amount[i] - mine[1])
-
-
-@kernel
-def _risk(payments: Payments, known: F64, out: F64) -> None:
+def terminal_risk(payments: Payments) -> F64:
     """Share of frauds at the terminal, of the payments of seven days that ended seven days ago."""
-    time_ms, terminal, fraud = payments.time_ms, payments.terminal, payments.fraud
-    come, gone = 0, 0
-    for i in range(len(time_ms)):
-        until_ms = time_ms[i] - KNOWN_AFTER_DAYS * DAY_MS
-        while come < i and time_ms[come] <= until_ms:
-            known[terminal[come], 0] += 1.0
-            known[terminal[come], 1] += 1.0 if fraud[come] else 0.0
-            come += 1
-        while gone < come and time_ms[gone] <= until_ms - RISK_DAYS * DAY_MS:
-            known[terminal[gone], 0] -= 1.0
-            known[terminal[gone], 1] -= 1.0 if fraud[gone] else 0.0
-            gone += 1
-        mine = known[terminal[i]]
-        out[i] = mine[1] / max(mine[0], 1.0)
+    count, frauds = window_sums(
+        payments.fraud.astype(np.float64),
+        payments.terminal,
+        payments.time_ms,
+        RISK_DAYS * DAY_MS,
+        KNOWN_AFTER_DAYS * DAY_MS,
+    )
+    return frauds / np.maximum(count, 1.0)
 
 
 class _Day(NamedTuple):
@@ -168,16 +138,15 @@ def figures(payments: Payments, weeks: list[Bools], score: F64) -> Figures:
     day = payments.time_ms // DAY_MS
     week_of = np.repeat(np.arange(len(rows)), [len(own) for own in rows])
     drawn = blocks(day[np.concatenate(rows)], strata=week_of)
-    auc, ap = np.mean(
-        [
-            ranking_draws(
-                score[own], payments.fraud[own], Blocks(drawn.of[week_of == k], drawn.weights)
-            )
-            for k, own in enumerate(rows)
-        ],
-        axis=0,
-    )
+    each_week = [
+        ranking(score[own], payments.fraud[own], Blocks(drawn.of[week_of == k], drawn.weights))
+        for k, own in enumerate(rows)
+    ]
     cards = int(payments.card.max()) + 1
     shares = [card_precision(by_day(payments, week, score), cards) for week in weeks]
     each = np.concatenate([own / len(own) for own in shares]) / len(weeks)
-    return Figures(np.stack([auc, ap, each @ drawn.weights]), len(drawn.weights))
+    return Figures(
+        drawn.draws(np.mean([one.auc.values for one in each_week], axis=0)),
+        drawn.draws(np.mean([one.ap.values for one in each_week], axis=0)),
+        drawn.draws(each @ drawn.weights),
+    )

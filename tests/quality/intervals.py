@@ -36,11 +36,33 @@ class Estimate(NamedTuple):
     high: float
 
 
-class Ranking(NamedTuple):
-    """AUC and average precision. `Estimate`, or float64[1 + draws], the data as they are first."""
+class Draws(NamedTuple):
+    """A figure for every draw. values: float64[1 + draws], the data as they are first. blocks: how
+    many blocks are drawn."""
 
-    auc: Any
-    ap: Any
+    values: F64
+    blocks: int
+
+    def estimate(self) -> Estimate:
+        """The figure with its interval."""
+        found = with_interval(self.values, self.blocks)
+        value = float(self.values[0])
+        return Estimate(
+            value,
+            value if found.low is None else found.low,
+            value if found.high is None else found.high,
+        )
+
+    def less(self, other: "Draws") -> "Draws":
+        """The figure less another one on the same draws: a paired difference."""
+        return Draws(self.values - other.values, self.blocks)
+
+
+class Ranking(NamedTuple):
+    """AUC and average precision."""
+
+    auc: Draws
+    ap: Draws
 
 
 class Blocks(NamedTuple):
@@ -50,9 +72,9 @@ class Blocks(NamedTuple):
     of: I64
     weights: F64
 
-    def estimate(self, draws: F64) -> Estimate:
+    def draws(self, values: F64) -> Draws:
         """Of float64[1 + draws]."""
-        return estimate(draws, len(self.weights))
+        return Draws(values, len(self.weights))
 
 
 def blocks(labels: Sequence[object] | NDArray[Any], strata: I64 | None = None) -> Blocks:
@@ -78,24 +100,8 @@ def by_day(time_ms: I64, entity: Sequence[object], days_min: int = 8) -> Blocks:
     return blocks(day if len(np.unique(day)) >= days_min else entity)
 
 
-def estimate(draws: F64, blocks_: int) -> Estimate:
-    """The first of the draws with the interval of the others. draws: float64[1 + draws]."""
-    found = with_interval(draws, blocks_)
-    value = float(draws[0])
-    return Estimate(
-        value,
-        value if found.low is None else found.low,
-        value if found.high is None else found.high,
-    )
-
-
 def ranking(score: F64, fraud: Bools, of: Blocks) -> Ranking:
-    """AUC and average precision of rows, each with its interval."""
-    return Ranking(*map(of.estimate, ranking_draws(score, fraud, of)))
-
-
-def ranking_draws(score: F64, fraud: Bools, of: Blocks) -> Ranking:
-    """The same for each draw."""
+    """AUC and average precision of rows."""
     order = np.argsort(-score, kind="stable")
     block, is_fraud = of.of[order], fraud[order]
     honest, frauds = (
@@ -106,33 +112,32 @@ def ranking_draws(score: F64, fraud: Bools, of: Blocks) -> Ranking:
     ones = np.ones_like(block)
     reader.add(RankedRows(score[order], block, scenario, ones, np.zeros_like(block)))
     found: RankingMeasures = reader.finish()
-    return Ranking(found.roc_auc, found.average_precision)
+    return Ranking(of.draws(found.roc_auc), of.draws(found.average_precision))
 
 
-def total(values: F64, of: Blocks) -> Estimate:
+def total(values: F64, of: Blocks) -> Draws:
     """The sum of the rows' values."""
-    return of.estimate(_sums(values, of))
+    return of.draws(_sums(values, of))
 
 
-def ratio(part: F64, whole: F64, of: Blocks) -> Estimate:
+def ratio(part: F64, whole: F64, of: Blocks) -> Draws:
     """Σ part / Σ whole."""
-    return of.estimate(divide(_sums(part, of), _sums(whole, of)))
+    return of.draws(divide(_sums(part, of), _sums(whole, of)))
 
 
-def median(values: F64, of: Blocks) -> Estimate:
+def median(values: F64, of: Blocks) -> Draws:
     """The median of the rows' values, NaN where there is no row."""
     if len(values) == 0:
-        return Estimate(np.nan, np.nan, np.nan)
+        return of.draws(np.full(of.weights.shape[1], np.nan))
     order = np.argsort(values, kind="stable")
     passed = np.cumsum(of.weights[of.of[order]], axis=0)
     half, ordered = 0.5 * passed[-1], values[order]
     # the mean of the least value with at least half at or below it and the least with more than half
     lower, upper = ((passed >= half).argmax(axis=0), (passed > half).argmax(axis=0))
-    draws = np.where(passed[-1] > 0, 0.5 * (ordered[lower] + ordered[upper]), np.nan)
-    return of.estimate(draws)
+    return of.draws(np.where(passed[-1] > 0, 0.5 * (ordered[lower] + ordered[upper]), np.nan))
 
 
-def by_seed(values: Sequence[float]) -> Estimate:
+def by_seed(values: Sequence[float]) -> Draws:
     """The mean over seeds."""
     return total(np.array(values) / len(values), blocks(range(len(values))))
 

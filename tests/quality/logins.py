@@ -23,12 +23,15 @@ import orjson
 
 from schemas.columns import F64
 from stream.config import Config, load
+from tests.quality.bases.accounts import login_bases
 from tests.quality.figures import Row
-from tests.quality.intervals import Blocks, blocks, median, ranking, ratio, total
+from tests.quality.intervals import Blocks, Draws, blocks, median, ranking, ratio, total
 from tests.quality.replay_file import CONFIGS, ReplayResult, replay_file, skipped_remark
 
 YEAR: Final = 2017
 FAILURES_MIN: Final = 5
+GUARDS: Final = ("failures in a row", "failures so far, none accepted")
+"""The bases that find an address once they reach `FAILURES_MIN`."""
 _LINE: Final = re.compile(r"(\w{3} +\d+ [\d:]+) \S+ sshd\[\d+\]: (.*)")
 _REPEATED: Final = re.compile(r"message repeated (\d+) times: \[ (.*)\]")
 _SAID: Final = {
@@ -47,21 +50,49 @@ class Login(NamedTuple):
     outcome: str
 
 
+class Found(NamedTuple):
+    """Of who was found first at which login: the share of the attacking addresses, how many failures
+    they had by then (median), and how many other addresses there are."""
+
+    recall: Draws
+    failures: Draws
+    others: Draws
+
+
 def sshd(data: Path) -> list[Row]:
     """Addresses found, after how many failures, and honest ones flagged. The log has six days, so
     that intervals are by address."""
     file = data / "logins" / "auth_first.log"
     logins = list(logins_in(file.read_text(errors="replace").splitlines()))
     using = load(CONFIGS / "sshd.toml")
-    found = _replayed(logins, using)
     accepted = {one.ip for one in logins if one.outcome == "success"}
     failures = Counter(one.ip for one in logins if one.outcome != "success")
     attacks = {ip for ip, n in failures.items() if n >= FAILURES_MIN} - accepted
+    first: dict[str, int] = {}
+    for alert in _replayed(logins, using).alerts:
+        first.setdefault(alert["entity"]["id"], int(alert["evidence"][0]["event_id"]))
+    ours = _found(first, logins, attacks)
+    scores = _base_scores(logins)
+    guards = {
+        f"{name}: {FAILURES_MIN}": _found(_first_at(scores[name], logins), logins, attacks)
+        for name in GUARDS
+    }
+    bases = [{name: its[k] for name, its in guards.items()} for k in range(len(ours))]
+    remark = f"{len(attacks)} addresses; after {ours.failures.values[0]:g} failures (median)"
+    found, until = "sshd, guessing addresses found", "sshd, failures until found"
+    flagged = "sshd, other addresses flagged"
+    return [
+        Row("sshd_recall", found, ours.recall, 1.0, remark, bases=bases[0]),
+        Row("sshd_failures_median", until, ours.failures, 10.0, "", "higher", bases=bases[1]),
+        Row("sshd_false", flagged, ours.others, 2.0, "", "higher", bases=bases[2]),
+        _models_alone(logins, using, attacks, scores),
+    ]
+
+
+def _found(first: dict[str, int], logins: list[Login], attacks: set[str]) -> Found:
+    """first: address → the login at which it was found."""
     addresses = list(dict.fromkeys(one.ip for one in logins))
     of = blocks(range(len(addresses)))
-    first: dict[str, int] = {}
-    for alert in found.alerts:
-        first.setdefault(alert["entity"]["id"], int(alert["evidence"][0]["event_id"]))
     attacking, flagged = (
         np.array([ip in some for ip in addresses], np.float64) for some in (attacks, first)
     )
@@ -69,17 +100,11 @@ def sshd(data: Path) -> list[Row]:
     after: F64 = np.array(
         [_failed_logins(logins[: first[addresses[i]] + 1]) for i in caught], np.float64
     )
-    needed = median(after, Blocks(of.of[caught], of.weights))
-    recall = ratio(attacking * flagged, attacking, of)
-    others = total(flagged * (1.0 - attacking), of)
-    remark = f"{len(attacks)} addresses; after {needed.value:g} failures (median)"
-    what = "sshd, failures until found"
-    return [
-        Row("sshd_recall", "sshd, guessing addresses found", recall, 1.0, remark),
-        Row("sshd_failures_median", what, needed, 10.0, "", "higher"),
-        Row("sshd_false", "sshd, other addresses flagged", others, 2.0, "", "higher"),
-        _models_alone(logins, using, attacks),
-    ]
+    return Found(
+        ratio(attacking * flagged, attacking, of),
+        median(after, Blocks(of.of[caught], of.weights)),
+        total(flagged * (1.0 - attacking), of),
+    )
 
 
 def _failed_logins(logins: list[Login]) -> int:
@@ -87,20 +112,48 @@ def _failed_logins(logins: list[Login]) -> int:
     return sum(one.ip == logins[-1].ip and one.outcome != "success" for one in logins)
 
 
-def _models_alone(logins: list[Login], using: Config, attacks: set[str]) -> Row:
+def _base_scores(logins: list[Login]) -> dict[str, F64]:
+    _, address = np.unique([one.ip for one in logins], return_inverse=True)
+    time_ms = np.array([1000 * int(one.at.timestamp()) for one in logins], np.int64)
+    failure = np.array([one.outcome != "success" for one in logins], np.bool_)
+    return login_bases(address.astype(np.int64), time_ms, failure)
+
+
+def _first_at(score: F64, logins: list[Login]) -> dict[str, int]:
+    """Address → its first login with that score or more."""
+    first: dict[str, int] = {}
+    for i in np.flatnonzero(score >= FAILURES_MIN).tolist():
+        first.setdefault(logins[i].ip, i)
+    return first
+
+
+def _models_alone(
+    logins: list[Login], using: Config, attacks: set[str], bases: dict[str, F64]
+) -> Row:
     """How the addresses rank by their largest score without the rule."""
     monitors = [msgspec.structs.replace(monitor, rules=[]) for monitor in using.monitors]
     found = _replayed(logins, msgspec.structs.replace(using, monitors=monitors))
     score = found.scores_of([str(i) for i in range(len(logins))])
-    largest: dict[str, float] = {}
-    for one, own in zip(logins, score.tolist(), strict=True):
-        if not np.isnan(own):
-            largest[one.ip] = max(largest.get(one.ip, 0.0), own)
-    is_attack = np.array([ip in attacks for ip in largest], np.bool_)
-    of = blocks(range(len(largest)))
-    ap = ranking(np.array(list(largest.values())), is_attack, of).ap
-    remark = f"chance {is_attack.mean():.2f}" + skipped_remark(~np.isnan(score))
-    return Row("sshd_models_ap", "sshd, addresses, no rule, AP", ap, 0.0, remark)
+    read = ~np.isnan(score)
+    address, number = np.unique(
+        [one.ip for one, good in zip(logins, read, strict=True) if good], return_inverse=True
+    )
+    is_attack = np.array([ip in attacks for ip in address.tolist()], np.bool_)
+    of = blocks(range(len(address)))
+
+    def ranked(values: F64) -> Draws:
+        largest = np.full(len(address), -np.inf)
+        np.maximum.at(largest, number, values[read])
+        return ranking(largest, is_attack, of).ap
+
+    return Row(
+        "sshd_models_ap",
+        "sshd, addresses, no rule, AP",
+        ranked(score),
+        0.0,
+        f"chance {is_attack.mean():.2f}" + skipped_remark(read),
+        bases={name: ranked(own) for name, own in bases.items()},
+    )
 
 
 def logins_in(lines: list[str]) -> Iterator[Login]:

@@ -10,8 +10,7 @@ sum is normalised: 0 for a detector that says nothing, 100 for a perfect one.
 The files are the development part: the two artificial sets and realAWSCloudwatch. All series go
 through one replay, merged by time, as one topic of a fleet's measurements, and what the detector
 says of a row is the score of the alert on it, 0 where there is none: an alert is what somebody is
-called for. The windowed Gaussian is NAB's (6,400 values, moved by 100), each file by itself.
-Half-life and incident gap were chosen on these files, as NAB's detectors' settings were on all.
+called for. The bases see each file by itself. Half-life and incident gap were chosen on these files, as NAB's detectors' settings were on all.
 """
 
 import csv
@@ -28,15 +27,15 @@ import pyarrow.parquet as pq
 
 from schemas.columns import F64, I64
 from stream.config import load
+from tests.quality.bases.series import nab_bases
 from tests.quality.figures import Row
-from tests.quality.intervals import Blocks, Estimate, blocks
+from tests.quality.intervals import Blocks, Draws, blocks
 from tests.quality.replay_file import CONFIGS, replay_file
 
 FALSE_COST: Final = 0.11
 PROBATION: Final = 0.15
 PROBATION_ROWS_MAX: Final = PROBATION * 5000
-WINDOW_VALUES: Final = 6_400
-WINDOW_STEP: Final = 100
+STEPS_A_DAY: Final = 288
 NO_WINDOW: Final = -1
 
 
@@ -81,10 +80,10 @@ def _sigmoid(place: float) -> float:
 def standard_score(scores: list[F64], of: list[Marks], windows: int) -> float:
     """NAB's, over all files at the threshold that is best for them together."""
     every = blocks(range(len(of)))
-    return score_of(scores, of, np.full(len(of), windows / len(of)), every).value
+    return float(score_of(scores, of, np.full(len(of), windows / len(of)), every).values[0])
 
 
-def score_of(scores: list[F64], of: list[Marks], windows: F64, files: Blocks) -> Estimate:
+def score_of(scores: list[F64], of: list[Marks], windows: F64, files: Blocks) -> Draws:
     """The same with its interval, whose blocks are files: a window is longer than a day. windows:
     float64[files], how many each has."""
     file = np.repeat(np.arange(len(of)), [len(mark.worth) - mark.scored for mark in of])
@@ -98,7 +97,7 @@ def score_of(scores: list[F64], of: list[Marks], windows: F64, files: Blocks) ->
         reached = np.cumsum(gains * weight[file[order]])[ends]
         best[draw] += max(0.0, float(reached.max()))
     in_all = windows @ files.weights
-    return files.estimate(100.0 * (best + in_all) / (2.0 * np.maximum(in_all, 1.0)))
+    return files.draws(100.0 * (best + in_all) / (2.0 * np.maximum(in_all, 1.0)))
 
 
 def _windows_scored(mark: Marks) -> int:
@@ -118,23 +117,6 @@ def _gains(score: F64, mark: Marks) -> F64:
             best = np.maximum.accumulate(np.append(-1.0, worth[inside]))
             gains[inside] = np.diff(best)
     return gains
-
-
-def windowed_gaussian(values: F64) -> F64:
-    """1 less the tail probability of each value under the normal distribution of the window."""
-    scores = np.zeros(len(values))
-    first = end = 0  # of the window
-    mean, spread = 0.0, 1.0
-    for i, value in enumerate(values.tolist()):
-        if end:
-            scores[i] = 1.0 - 0.5 * math.erfc(abs(value - mean) / spread / math.sqrt(2.0))
-        if end - first == WINDOW_VALUES:
-            if i + 1 - end < WINDOW_STEP:
-                continue
-            first += WINDOW_STEP
-        end = i + 1
-        mean, spread = float(values[first:end].mean()), float(values[first:end].std()) or 1e-6
-    return scores
 
 
 def series(folder: Path) -> dict[str, Series]:
@@ -194,12 +176,18 @@ def nab(data: Path) -> list[Row]:
     windows = np.array([len(one.windows) for one in found.values()], np.float64)
     files = blocks(range(len(of)))
     ours = score_of(_alert_scores(found), of, windows, files)
-    plain = [windowed_gaussian(one.values) for one in found.values()]
-    gaussian = score_of(plain, of, windows, files)
+    each = [
+        nab_bases(one.values, STEPS_A_DAY, mark.scored)
+        for one, mark in zip(found.values(), of, strict=True)
+    ]
+    bases = {
+        name: score_of([scores[name] for scores in each], of, windows, files) for name in each[0]
+    }
+    gaussian = bases["windowed Gaussian"]
     what = f"NAB, standard score, {len(found)} files, {windows.sum():g} windows"
     as_run = "as NAB runs it; with 1,000 values moved by 1: 37.5"
     return [
-        Row("nab_standard", what, ours, 0.0, "alerts as detections"),
+        Row("nab_standard", what, ours, 0.0, "alerts as detections", bases=bases),
         Row(
             "nab_windowed_gaussian",
             "NAB, windowed Gaussian on them",

@@ -9,7 +9,6 @@ from sklearn import metrics
 from schemas.columns import F64
 from tests.quality.handbook import (
     CARDS,
-    DAY_MS,
     Payments,
     _Day,
     by_day,
@@ -17,7 +16,7 @@ from tests.quality.handbook import (
     figures,
     handbook_week,
 )
-from tests.quality.intervals import Blocks, ranking_draws
+from tests.quality.intervals import DAY_MS, Blocks, ranking
 
 DRAW = np.random.default_rng(2)
 N = 4_000
@@ -44,11 +43,11 @@ def test_a_detected_card_is_not_detected_again() -> None:
 
 def test_a_scores_figures_are_the_plain_ones() -> None:
     """AUC and AP of a week are scikit-learn's, card precision the mean of the days'."""
-    auc, ap, cp100 = figures(PAYMENTS, WEEK, SCORE).estimates()
-    assert auc.value == pytest.approx(metrics.roc_auc_score(PAYMENTS.fraud, SCORE))
-    assert ap.value == pytest.approx(metrics.average_precision_score(PAYMENTS.fraud, SCORE))
+    auc, ap, cp100 = figures(PAYMENTS, WEEK, SCORE)
+    assert auc.values[0] == pytest.approx(metrics.roc_auc_score(PAYMENTS.fraud, SCORE))
+    assert ap.values[0] == pytest.approx(metrics.average_precision_score(PAYMENTS.fraud, SCORE))
     shares = card_precision(by_day(PAYMENTS, WEEK[0], SCORE), 400)
-    assert cp100.value == pytest.approx(shares.mean())
+    assert cp100.values[0] == pytest.approx(shares.mean())
 
 
 def test_each_week_counts_as_its_own_figures() -> None:
@@ -58,10 +57,12 @@ def test_each_week_counts_as_its_own_figures() -> None:
     draw = np.random.default_rng(5)
     other: F64 = draw.normal(size=N) + np.where(PAYMENTS.fraud, 1.0, 0.0)
     weeks = [np.arange(2 * N) < N, np.arange(2 * N) >= N]
-    found = figures(both, weeks, np.concatenate([SCORE, other])).draws
-    one, two = (figures(PAYMENTS, WEEK, score).draws[:, 0] for score in (SCORE, other))
-    assert found[:2, 0] == pytest.approx((one[:2] + two[:2]) / 2)
-    assert np.isfinite(found).all()
+    found = figures(both, weeks, np.concatenate([SCORE, other]))
+    one, two = (figures(PAYMENTS, WEEK, score) for score in (SCORE, other))
+    for k in range(2):
+        mean = (one[k].values[0] + two[k].values[0]) / 2
+        assert found[k].values[0] == pytest.approx(mean)
+    assert np.isfinite(np.stack([draws.values for draws in found])).all()
 
 
 def test_a_day_drawn_twice_counts_twice() -> None:
@@ -69,9 +70,9 @@ def test_a_day_drawn_twice_counts_twice() -> None:
     times = np.array([2.0, 1.0, 0.0, 1.0, 1.0, 1.0, 1.0])
     day = PAYMENTS.time_ms // DAY_MS
     rows = np.repeat(np.arange(N), times.astype(np.int64)[day])
-    auc, ap = ranking_draws(SCORE, PAYMENTS.fraud, Blocks(day, times[:, None]))
-    assert auc[0] == pytest.approx(metrics.roc_auc_score(PAYMENTS.fraud[rows], SCORE[rows]))
-    assert ap[0] == pytest.approx(
+    auc, ap = ranking(SCORE, PAYMENTS.fraud, Blocks(day, times[:, None]))
+    assert auc.values[0] == pytest.approx(metrics.roc_auc_score(PAYMENTS.fraud[rows], SCORE[rows]))
+    assert ap.values[0] == pytest.approx(
         metrics.average_precision_score(PAYMENTS.fraud[rows], SCORE[rows])
     )
 
@@ -87,7 +88,10 @@ def test_a_better_score_has_an_interval_above_zero() -> None:
     alike, plain = noise + np.where(both.fraud, 2.0, 0.0)
     better: F64 = noise[0] + np.where(both.fraud, 3.0, 0.0)
     base = figures(both, weeks, plain)
-    sure, unsure = figures(both, weeks, better).above(base), figures(both, weeks, alike).above(base)
+    sure, unsure = (
+        [own.less(its).estimate() for own, its in zip(figures(both, weeks, one), base, strict=True)]
+        for one in (better, alike)
+    )
     assert min(one.low for one in sure[:2]) > 0.0
     assert max(one.low for one in unsure[:2]) < 0.0 < min(one.high for one in unsure[:2])
 

@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from tests.quality.nab import FALSE_COST, marks, standard_score, windowed_gaussian
+from tests.quality.bases.series import windowed_gaussian
+from tests.quality.nab import FALSE_COST, marks, standard_score
 
 ROWS = 200
 WINDOWS = [(100, 119)]

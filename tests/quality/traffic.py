@@ -1,9 +1,10 @@
 """Web traffic: bots among a site's sessions, crawlers among a log's addresses, and a scan for holes
 laid into that log.
 
-Web bots: what is learned are human sessions only. Each session is judged in a replay of its own,
-behind all human sessions but itself; its score is that of its last request. Features were chosen on
-this set, which is the publisher's for development.
+Web bots: what is learned are human sessions only. Each session is scored in a replay of its own, after
+the same number of human sessions: a human's after all but itself, a bot's after all but one, which
+takes turns. Its score is that of its last request. Features were chosen on this set, which is the
+publisher's for development.
 
 Crawlers: the user agent is struck out of the file before anything reads it; an address crawls when
 an agent of its lines is in the public list. An address's score is the median of its requests', of
@@ -27,11 +28,17 @@ import pyarrow.parquet as pq
 
 from schemas.columns import F64, Bools
 from stream.config import Config, load
+from tests.quality.bases.traffic import (
+    Requests,
+    crawler_bases,
+    parsed,
+    scan_bases,
+    session_bases,
+)
 from tests.quality.figures import Row
-from tests.quality.intervals import Ranking, blocks, by_seed, ranking
+from tests.quality.intervals import DAY_MS, Ranking, blocks, by_seed, ranking
 from tests.quality.replay_file import CONFIGS, by_entity, replay_file, skipped_remark
 
-DAY_MS: Final = 86_400_000
 _AGENT: Final = re.compile(r'"([^"]*)"\s*$')
 _TIME: Final = re.compile(r"\[([^]]+)\]")
 SCANS_FROM: Final = [datetime(2015, 5, 18, hour, tzinfo=UTC) for hour in range(6, 22)]
@@ -46,19 +53,50 @@ def web_bots(data: Path) -> list[Row]:
     of = table["session"].to_pylist()
     table = table.filter(pa.array([one in bot for one in of]))
     sessions = sorted(bot.keys() & set(of))
-    score = np.array([_session_score(using, table, session, bot) for session in sessions])
+    earlier = earlier_sessions(sessions, bot)
+    score = np.array(
+        [_session_score(using, table, session, earlier[session]) for session in sessions]
+    )
     read = ~np.isnan(score)
     is_bot = np.array([bot[session] for session in sessions])[read]
-    auc = ranking(score[read], is_bot, blocks(np.flatnonzero(read))).auc
-    others = "isolation forest fitted on human sessions .824; best single feature .972"
+    drawn = blocks(np.flatnonzero(read))
+    auc = ranking(score[read], is_bot, drawn).auc
+    every = _requests(table)
+    own = np.array(every.entity)
+    each = [session_bases(every.take(np.flatnonzero(own == session))) for session in sessions]
+    bases = {
+        name: ranking(np.array([of[name] for of in each])[read], is_bot, drawn).auc
+        for name in each[0]
+    }
+    others = "isolation forest fitted on human sessions .824"
     what = "moderate web bots, session AUC"
-    return [Row("webbot_moderate_auc", what, auc, 0.95, others + skipped_remark(read))]
+    remark = others + skipped_remark(read)
+    return [Row("webbot_moderate_auc", what, auc, 0.95, remark, bases=bases)]
 
 
-def _session_score(using: Config, table: pa.Table, session: str, bot: dict[str, bool]) -> float:
-    """The session's score, a day behind all human sessions but itself."""
+def earlier_sessions(sessions: list[str], bot: dict[str, bool]) -> dict[str, set[str]]:
+    """The human sessions that each one is scored after: as many for a bot as for a human."""
+    humans = [session for session in sessions if not bot[session]]
+    bots = [session for session in sessions if bot[session]]
+    left_out = {session: session for session in humans}
+    left_out |= {session: humans[i % len(humans)] for i, session in enumerate(bots)}
+    return {session: set(humans) - {left_out[session]} for session in sessions}
+
+
+def _requests(table: pa.Table) -> Requests:
+    return Requests(
+        table["session"].to_pylist(),
+        table["ts"].combine_chunks().cast(pa.int64()).to_numpy(),
+        table["path"].to_pylist(),
+        table["status"].to_numpy(),
+        [one or "" for one in table["referrer"].to_pylist()],
+    )
+
+
+def _session_score(using: Config, table: pa.Table, session: str, earlier: set[str]) -> float:
+    """The session's score, a day after the earlier ones."""
     of = np.array(table["session"].to_pylist())
-    learned = np.array([not bot[one] and one != session for one in of])
+    learned = np.array([one in earlier for one in of])
     order = np.concatenate([np.flatnonzero(learned), np.flatnonzero(of == session)])
     time_ms = table["ts"].combine_chunks().cast(pa.int64()).to_numpy() + DAY_MS * (of == session)
     later = pa.array(time_ms[order], pa.timestamp("ms"))
@@ -85,19 +123,23 @@ def crawlers(data: Path) -> list[Row]:
     bot: dict[str, bool] = {}
     for ip, line in zip(address, lines, strict=True):
         bot[ip] = bot.get(ip, False) or bool(crawls.search(_agent(line)))
-    whole = _addresses_ranked(score, address, bot)
+    scored = by_entity(score, address, "median")
+    whole = _addresses_ranked(scored, bot)
+    bases = {
+        name: _addresses_ranked({ip: own[ip] for ip in scored}, bot).ap
+        for name, own in crawler_bases(_parsed(lines)).items()
+    }
     late = [i for i, line in enumerate(lines) if "[18/May" in line]
-    second = _addresses_ranked(score[late], [address[i] for i in late], bot)
+    second = _addresses_ranked(by_entity(score[late], [address[i] for i in late], "median"), bot)
     remark = (
-        f"{np.mean(list(bot.values())):.2f} of {len(bot)} addresses crawl; alone the "
-        f"share of pages without a referrer .46; second day only {second.ap.value:.3f}"
-        + skipped_remark(read)
+        f"{np.mean(list(bot.values())):.2f} of {len(bot)} addresses crawl; "
+        f"second day only {second.ap.values[0]:.3f}" + skipped_remark(read)
     )
-    return [Row("access_log_ap", "crawlers, user agent hidden, AP", whole.ap, 0.65, remark)]
+    what = "crawlers, user agent hidden, AP"
+    return [Row("access_log_ap", what, whole.ap, 0.65, remark, bases=bases)]
 
 
-def _addresses_ranked(score: F64, address: list[str], bot: dict[str, bool]) -> Ranking:
-    found = by_entity(score, address, "median")
+def _addresses_ranked(found: dict[str, float], bot: dict[str, bool]) -> Ranking:
     crawls: Bools = np.array([bot[ip] for ip in found], np.bool_)
     return ranking(np.array(list(found.values())), crawls, blocks(range(len(found))))
 
@@ -114,8 +156,19 @@ def scan(data: Path) -> list[Row]:
         f"of {len(attack)}; mean of {len(found)} starts, {missed} not found; at most {max(others)} "
         "of the log's own addresses flagged by that monitor"
     )
+    early = [line for line in background if "[17/May" in line]
+    alone = moved(attack, SCANS_FROM[0])
+    bases = {
+        name: by_seed([count] * len(found))  # the scan's own pace, which no start changes
+        for name, count in scan_bases(_parsed(alone), _parsed(early)).items()
+    }
     what = "requests until the scan is found"
-    return [Row("scan_requests", what, by_seed(requests), 0.0, remark, "higher")]
+    return [Row("scan_requests", what, by_seed(requests), 0.0, remark, "higher", bases=bases)]
+
+
+def _parsed(lines: list[str]) -> Requests:
+    lines = sorted(lines, key=when)
+    return parsed(lines, np.array([1000 * int(when(line).timestamp()) for line in lines], np.int64))
 
 
 def _scan_found(background: list[str], attack: list[str], start: datetime) -> tuple[float, int]:
